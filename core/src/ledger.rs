@@ -1,0 +1,289 @@
+//! The one rule, as a pure model: all that is known of one name, and what a claim, a renewal and
+//! a release do to it.
+//!
+//! A backend that can load and store a name's state as a whole (a map, a file, a key-value store
+//! with transactions) needs nothing else. Backends that decide in SQL are tested against it.
+//!
+//! Time is a [`Duration`] since an epoch of the backend's choice, read after the state was locked.
+//! It must not run backwards while leases live.
+
+use std::time::Duration;
+
+use crate::backend::{Busy, Claim, Holder, LeaseInfo, LossReason, Released, Renewal, Renewed};
+use crate::backend::Verdict;
+use crate::identity::{Attempt, LeaseId, Token};
+use crate::name::LockName;
+use crate::owner::Owner;
+use crate::share::Share;
+use crate::ttl::Ttl;
+
+/// How long an ended share is remembered, so that a late replay of its attempt is refused.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// All that is known of one name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The highest token that was ever granted; 0 for none.
+    pub token: u64,
+    /// Leases that live, and some that have ended lately.
+    pub entries: Vec<Entry>,
+    /// The heaviest waiter.
+    pub mark: Option<Mark>,
+    /// When a lease of this name was last granted, renewed or released.
+    pub touched: Duration,
+}
+
+/// A lease, alive or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The acquire call that won it.
+    pub attempt: Attempt,
+    /// Its fencing token.
+    pub token: Token,
+    /// Who holds it.
+    pub owner: Owner,
+    /// What it takes.
+    pub share: Share,
+    /// When it was granted.
+    pub granted_at: Duration,
+    /// Until when it lives.
+    pub until: Until,
+}
+
+/// Until when a lease lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Without end.
+    Forever,
+    /// Until this moment, exclusive.
+    Expiry(Duration),
+    /// It was released at this moment.
+    Released(Duration),
+}
+
+/// "Somebody waits."
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Until when the mark counts, exclusive.
+    pub until: Duration,
+    /// What the waiter wants to take; 0 once it got it, while others may still wait.
+    pub weight: u32,
+}
+
+impl Ledger {
+    /// Decides a claim. `micros` is the server's wall clock in µs since 1970, for the token.
+    pub fn acquire(&mut self, claim: &Claim, now: Duration, micros: u64) -> Verdict {
+        let share = claim.share;
+        if let Some(entry) = self.entries.iter_mut().find(|e| e.attempt == claim.attempt) {
+            if !entry.until.is_alive(now) {
+                return Verdict::Ended;
+            }
+            entry.until = Until::after(claim.ttl, now);
+            self.touched = now;
+            return Verdict::Granted(entry.token);
+        }
+
+        let in_the_way: Vec<&Entry> = self
+            .entries
+            .iter()
+            .filter(|e| e.until.counts(now, claim.grace) && !claim.owner.supersedes(&e.owner))
+            .collect();
+        if let Some(other) = in_the_way.iter().find(|e| e.share.capacity() != share.capacity()) {
+            return Verdict::CapacityMismatch(other.share.capacity());
+        }
+        let taken: u64 = in_the_way.iter().map(|e| u64::from(e.share.weight())).sum();
+        let fits = taken + u64::from(share.weight()) <= u64::from(share.capacity());
+        let stands_back = self
+            .mark
+            .is_some_and(|mark| mark.until > now && mark.weight > share.weight());
+        if !fits || stands_back {
+            let busy = busy(&in_the_way, claim.grace, now, fits);
+            self.leave_mark(claim, now);
+            return Verdict::Busy(busy);
+        }
+
+        self.token = micros.max(self.token + 1);
+        self.touched = now;
+        self.entries.retain(|e| {
+            e.until.counts(now, claim.grace) && !claim.owner.supersedes(&e.owner)
+                || !share.is_exclusive() && e.until.ended_after(now.saturating_sub(REMEMBERED))
+        });
+        self.entries.push(Entry {
+            attempt: claim.attempt,
+            token: Token::new(self.token),
+            owner: claim.owner.clone(),
+            share,
+            granted_at: now,
+            until: Until::after(claim.ttl, now),
+        });
+        if let Some(mark) = &mut self.mark
+            && mark.weight <= share.weight()
+        {
+            mark.weight = 0;
+        }
+        Verdict::Granted(Token::new(self.token))
+    }
+
+    /// Extends a lease that is alive.
+    pub fn renew(&mut self, renewal: &Renewal, now: Duration) -> Renewed {
+        match self.find(&renewal.lease) {
+            Some(entry) if entry.until.is_alive(now) => {
+                entry.until = Until::after(renewal.ttl, now);
+                self.touched = now;
+                Renewed::Alive
+            }
+            _ => Renewed::Lost(self.why_lost(&renewal.lease, now)),
+        }
+    }
+
+    /// Ends a lease. Answers also whether a hint is due, because somebody waits.
+    pub fn release(&mut self, lease: &LeaseId, now: Duration) -> (Released, bool) {
+        match self.find(lease) {
+            Some(entry) if entry.until.is_alive(now) => {
+                entry.until = Until::Released(now);
+                self.touched = now;
+                (Released::Freed, self.is_waited_for(now))
+            }
+            _ => (Released::Lost(self.why_lost(lease, now)), false),
+        }
+    }
+
+    /// The live leases, by attempt.
+    #[must_use]
+    pub fn list(&self, name: &LockName, now: Duration) -> Vec<LeaseInfo> {
+        let mut live: Vec<&Entry> =
+            self.entries.iter().filter(|e| e.until.is_alive(now)).collect();
+        live.sort_by_key(|e| e.attempt);
+        live.into_iter()
+            .map(|e| LeaseInfo {
+                lease: LeaseId {
+                    name: name.clone(),
+                    attempt: e.attempt,
+                    token: e.token,
+                    owner: e.owner.clone(),
+                    share: e.share,
+                },
+                held_for: now.saturating_sub(e.granted_at),
+                remaining: e.until.remaining(now),
+                waited_for: self.is_waited_for(now),
+            })
+            .collect()
+    }
+
+    /// Whether [`clean_up`](crate::LockBackend::clean_up) may forget this name. `micros` as in
+    /// [`acquire`](Self::acquire).
+    #[must_use]
+    pub fn is_idle(&self, idle: Duration, now: Duration, micros: u64) -> bool {
+        let idle_micros = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX);
+        !self.entries.iter().any(|e| e.until.counts(now, idle))
+            && !self.is_waited_for(now)
+            && now.saturating_sub(self.touched) >= idle
+            && self.token.saturating_add(idle_micros) <= micros
+    }
+
+    fn find(&mut self, lease: &LeaseId) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|e| {
+            e.attempt == lease.attempt && e.token == lease.token && e.owner == lease.owner
+        })
+    }
+
+    fn why_lost(&self, lease: &LeaseId, now: Duration) -> LossReason {
+        if let Some(entry) = self.entries.iter().find(|e| e.attempt == lease.attempt)
+            && let Until::Released(_) = entry.until
+        {
+            return LossReason::Forced;
+        }
+        let newer = || self.entries.iter().filter(|e| e.token > lease.token);
+        if newer().any(|e| e.owner.supersedes(&lease.owner)) {
+            LossReason::Superseded
+        } else if self.token == 0 {
+            LossReason::Deleted
+        } else if newer().any(|e| !fits_beside(e.share, lease.share)) {
+            LossReason::Taken
+        } else if self.entries.iter().any(|e| e.attempt == lease.attempt && !e.until.is_alive(now))
+            || self.token >= lease.token.get()
+        {
+            LossReason::Expired
+        } else {
+            LossReason::Deleted
+        }
+    }
+
+    fn is_waited_for(&self, now: Duration) -> bool {
+        self.mark.is_some_and(|mark| mark.until > now)
+    }
+
+    fn leave_mark(&mut self, claim: &Claim, now: Duration) {
+        let Some(length) = claim.mark else { return };
+        let weight = claim.share.weight();
+        if self.mark.is_none_or(|mark| mark.until <= now || mark.weight <= weight) {
+            self.mark = Some(Mark { until: now.saturating_add(length), weight });
+        }
+    }
+}
+
+impl Until {
+    fn after(ttl: Ttl, now: Duration) -> Self {
+        match ttl {
+            Ttl::Infinite => Self::Forever,
+            Ttl::Finite(ttl) => Self::Expiry(now.saturating_add(ttl.get())),
+        }
+    }
+
+    /// Whether the holder still has the lease.
+    fn is_alive(self, now: Duration) -> bool {
+        self.counts(now, Duration::ZERO)
+    }
+
+    /// Whether others have to respect the lease.
+    fn counts(self, now: Duration, grace: Duration) -> bool {
+        match self {
+            Self::Forever => true,
+            Self::Expiry(at) => at.saturating_add(grace) > now,
+            Self::Released(_) => false,
+        }
+    }
+
+    fn ended_after(self, moment: Duration) -> bool {
+        match self {
+            Self::Forever => true,
+            Self::Expiry(at) | Self::Released(at) => at > moment,
+        }
+    }
+
+    fn remaining(self, now: Duration) -> Option<Duration> {
+        match self {
+            Self::Forever => None,
+            Self::Expiry(at) => Some(at.saturating_sub(now)),
+            Self::Released(_) => Some(Duration::ZERO),
+        }
+    }
+}
+
+fn fits_beside(a: Share, b: Share) -> bool {
+    a.capacity() == b.capacity()
+        && u64::from(a.weight()) + u64::from(b.weight()) <= u64::from(a.capacity())
+}
+
+fn busy(in_the_way: &[&Entry], grace: Duration, now: Duration, stands_back: bool) -> Busy {
+    if stands_back {
+        return Busy::default();
+    }
+    // The longest-lived of the holders: it is the one that waiters wait for in the end.
+    let holder = in_the_way.iter().max_by_key(|e| match e.until {
+        Until::Forever => Duration::MAX,
+        Until::Expiry(at) | Until::Released(at) => at,
+    });
+    Busy {
+        holder: holder.map(|e| Holder {
+            owner: e.owner.clone(),
+            token: e.token,
+            held_for: now.saturating_sub(e.granted_at),
+            remaining: e.until.remaining(now),
+        }),
+        retry_after: in_the_way
+            .iter()
+            .filter_map(|e| e.until.remaining(now.saturating_sub(grace)))
+            .min(),
+    }
+}
