@@ -5,7 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use database_locks_core::async_trait;
 use database_locks_core::{
     Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Released,
     Renewal, Renewed, Result, Verdict, Wakeup, Wakeups,
@@ -86,7 +86,11 @@ impl FaultyBackend {
     /// A backend that behaves as `inner` does, so far.
     #[must_use]
     pub fn new(inner: Arc<dyn LockBackend>) -> Arc<Self> {
-        Arc::new(Self { inner, plan: Mutex::default(), calls: watch::Sender::default() })
+        Arc::new(Self {
+            inner,
+            plan: Mutex::default(),
+            calls: watch::Sender::default(),
+        })
     }
 
     /// Spoils one call of `verb`: the next, or the one after those that are spoiled already.
@@ -107,7 +111,12 @@ impl FaultyBackend {
     /// How many calls of `verb` have begun.
     #[must_use]
     pub fn begun(&self, verb: Verb) -> usize {
-        self.calls.borrow().get(&verb).copied().unwrap_or_default().begun
+        self.calls
+            .borrow()
+            .get(&verb)
+            .copied()
+            .unwrap_or_default()
+            .begun
     }
 
     /// Completes once `count` calls of `verb` have begun, counted from the start.
@@ -192,10 +201,14 @@ impl LockBackend for FaultyBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        let deaf = self.with_plan(Verb::Wakeups, |plan| plan.standing == Some(Fault::HangAnswer));
+        let deaf = self.with_plan(Verb::Wakeups, |plan| {
+            plan.standing == Some(Fault::HangAnswer)
+        });
         if deaf {
             let listening = futures_util::stream::iter([Wakeup::Listening]);
-            return Ok(Some(Wakeups::new(listening.chain(futures_util::stream::pending()))));
+            return Ok(Some(Wakeups::new(
+                listening.chain(futures_util::stream::pending()),
+            )));
         }
         self.spoil(Verb::Wakeups, self.inner.wakeups()).await
     }
@@ -216,7 +229,8 @@ impl<'a> CallUnderWay<'a> {
 
 impl Drop for CallUnderWay<'_> {
     fn drop(&mut self) {
-        self.calls.send_modify(|calls| calls.entry(self.verb).or_default().ended += 1);
+        self.calls
+            .send_modify(|calls| calls.entry(self.verb).or_default().ended += 1);
     }
 }
 

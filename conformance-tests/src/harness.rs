@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use database_locks_core::async_trait;
 use database_locks_core::{LockBackend, LockName};
 
 /// A store of a case's own, and what the case can do to it.

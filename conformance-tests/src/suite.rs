@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::cases;
 use crate::context::Context;
 use crate::harness::{Harness, Outcome, Stop};
 
@@ -158,7 +157,7 @@ macro_rules! __table {
         &[$($(Case {
             group: stringify!($group),
             name: stringify!($case),
-            run: |context| cases::$group::$case(context).boxed(),
+            run: |context| $crate::cases::$group::$case(context).boxed(),
         },)*)*]
     };
 }
@@ -180,8 +179,12 @@ pub fn cases() -> &'static [Case] {
 ///
 /// When the case fails, or there is none of this name.
 pub fn test<H: Harness>(group: &str, name: &str) {
-    let case = cases().iter().find(|case| case.group == group && case.name == name);
-    let Some(case) = case else { panic!("there is no case {group}::{name}") };
+    let case = cases()
+        .iter()
+        .find(|case| case.group == group && case.name == name);
+    let Some(case) = case else {
+        panic!("there is no case {group}::{name}")
+    };
     match case.run::<H>() {
         Report::Passed => {}
         Report::Skipped(why) => {
