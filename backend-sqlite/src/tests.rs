@@ -221,11 +221,15 @@ async fn future_that_is_dropped_anywhere_leaves_no_transaction_behind() {
     let clocks = Clocks::at(500 * SECOND, 9_000 * SECOND);
     let backend = clocks.backend(folder.path(), Uuid::from_u128(1)).await;
     let other = clocks.backend(folder.path(), Uuid::from_u128(1)).await;
-    let mut given_up = 0;
-    for left in 1.. {
+    let (mut given_up, mut done) = (0, 0);
+    // How often a call is polled depends on how fast the connection's thread answers.
+    for left in 1..40 {
         let claim = claim(&format!("lock {left}"), Share::ALL);
         let inner = Box::pin(backend.acquire(std::slice::from_ref(&claim)));
-        let done = Polls { inner, left }.await.is_some();
+        match (Polls { inner, left }.await) {
+            Some(_) => done += 1,
+            None => given_up += 1,
+        }
 
         // Neither this backend nor another one is held up by what was given up, and whatever
         // became of the attempt, asking again grants it, and only it.
@@ -236,12 +240,8 @@ async fn future_that_is_dropped_anywhere_leaves_no_transaction_behind() {
             Verdict::Busy(_)
         ));
         assert_eq!(grant(&other, &claim).await, lease);
-        if done {
-            break;
-        }
-        given_up += 1;
     }
-    assert!(given_up >= 5, "only {given_up} points were tried");
+    assert!(given_up > 0 && done > 0, "{given_up} given up, {done} done");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use database_locks_core::{
 };
 use database_locks_sqlite::{SqliteBackend, SqliteConfig};
 use sqlx::{Connection, SqliteConnection};
+use tokio::sync::Barrier;
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -81,6 +82,30 @@ async fn hundred_tasks_on_two_backends_never_overlap_and_never_see_a_locked_file
         .collect();
     for task in tasks {
         task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_connect_at_once_to_a_file_that_is_not_in_wal_mode_yet() {
+    for round in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locks.db");
+        let start = Arc::new(Barrier::new(10));
+        let tasks: Vec<_> = (0..10)
+            .map(|_| {
+                let (path, start) = (path.clone(), Arc::clone(&start));
+                tokio::spawn(async move {
+                    start.wait().await;
+                    SqliteBackend::connect(path).await.map(drop)
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await
+                .unwrap()
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        assert_eq!(fs::read(&path).unwrap()[18..20], [2, 2], "not in WAL mode");
     }
 }
 
@@ -201,7 +226,7 @@ async fn more_items_than_a_statement_takes_are_decided_in_one_batch() {
     let backend = SqliteBackend::connect(folder.path().join("locks.db"))
         .await
         .unwrap();
-    let claims: Vec<Claim> = (0..2_500).map(|i| claim(&format!("lock {i}"))).collect();
+    let claims: Vec<Claim> = (0..4_000).map(|i| claim(&format!("lock {i}"))).collect();
     let verdicts = backend.acquire(&claims).await.unwrap();
     let leases: Vec<LeaseId> = claims
         .iter()
@@ -219,5 +244,5 @@ async fn more_items_than_a_statement_takes_are_decided_in_one_batch() {
         .collect();
     let released = backend.release(&leases).await.unwrap();
     assert!(released.iter().all(|answer| *answer == Released::Freed));
-    assert_eq!(released.len(), 2_500);
+    assert_eq!(released.len(), 4_000);
 }

@@ -3,6 +3,8 @@
 //! This test binary starts itself again as each of its workers, with the worker's task as the
 //! first argument.
 
+#![expect(clippy::unwrap_used, reason = "a test with a harness of its own")]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
