@@ -110,12 +110,9 @@ impl LockBackend for MemoryBackend {
             .filter(|(name, _)| name.as_str().starts_with(&query.prefix))
             .flat_map(|(name, ledger)| ledger.list(name, now))
             .filter(|info| {
-                query
-                    .after
-                    .as_ref()
-                    .is_none_or(|(name, attempt)| {
-                        (&info.lease.name, &info.lease.attempt) > (name, attempt)
-                    })
+                query.after.as_ref().is_none_or(|(name, attempt)| {
+                    (&info.lease.name, &info.lease.attempt) > (name, attempt)
+                })
             })
             .take(query.limit as usize)
             .collect())
@@ -130,18 +127,19 @@ impl LockBackend for MemoryBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        let hints = stream::unfold((self.hints.subscribe(), true), |(mut hints, first)| async move {
-            let hint = if first {
-                Wakeup::Listening
-            } else {
-                match hints.recv().await {
-                    Ok(name) => Wakeup::Released(name),
-                    Err(RecvError::Lagged(_)) => Wakeup::Missed,
-                    Err(RecvError::Closed) => return None,
-                }
-            };
-            Some((hint, (hints, false)))
-        });
+        let hints =
+            stream::unfold((self.hints.subscribe(), true), |(mut hints, first)| async move {
+                let hint = if first {
+                    Wakeup::Listening
+                } else {
+                    match hints.recv().await {
+                        Ok(name) => Wakeup::Released(name),
+                        Err(RecvError::Lagged(_)) => Wakeup::Missed,
+                        Err(RecvError::Closed) => return None,
+                    }
+                };
+                Some((hint, (hints, false)))
+            });
         Ok(Some(Wakeups::new(hints)))
     }
 }
