@@ -25,10 +25,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
-        Self {
-            harness,
-            tag: fastrand::u64(..),
-        }
+        Self { harness, tag: fastrand::u64(..) }
     }
 
     pub(crate) fn harness(&self) -> &dyn Harness {
@@ -91,35 +88,23 @@ pub(crate) fn claim(name: &LockName) -> Claim {
 }
 
 pub(crate) fn read(name: &LockName) -> Claim {
-    Claim {
-        share: Share::ONE,
-        ..claim(name)
-    }
+    Claim { share: Share::ONE, ..claim(name) }
 }
 
 pub(crate) fn permits(name: &LockName, weight: u32, capacity: u32) -> Claim {
     match Share::new(weight, capacity) {
-        Ok(share) => Claim {
-            share,
-            ..claim(name)
-        },
+        Ok(share) => Claim { share, ..claim(name) },
         Err(error) => panic!("a share of the suite's own is invalid: {error}"),
     }
 }
 
 /// A claim for a lease that is meant to expire: as short as the backend allows.
 pub(crate) fn brief(client: &Client, name: &LockName) -> Claim {
-    Claim {
-        ttl: ttl(brief_ttl(client)),
-        ..claim(name)
-    }
+    Claim { ttl: ttl(brief_ttl(client)), ..claim(name) }
 }
 
 pub(crate) fn brief_ttl(client: &Client) -> Duration {
-    client
-        .capabilities()
-        .min_ttl
-        .max(Duration::from_millis(250))
+    client.capabilities().min_ttl.max(Duration::from_millis(250))
 }
 
 pub(crate) fn ttl(duration: Duration) -> Ttl {
@@ -132,10 +117,7 @@ pub(crate) fn ttl(duration: Duration) -> Ttl {
 /// The lease that a claim has won.
 pub(crate) fn lease_of(claim: &Claim, verdict: &Verdict) -> LeaseId {
     let Verdict::Granted(token) = verdict else {
-        panic!(
-            "the claim of {:?} must be granted, but is {verdict:?}",
-            claim.name
-        )
+        panic!("the claim of {:?} must be granted, but is {verdict:?}", claim.name)
     };
     LeaseId {
         name: claim.name.clone(),
@@ -174,10 +156,7 @@ pub(crate) async fn renew(client: &Client, lease: &LeaseId) -> Result<Renewed> {
 }
 
 pub(crate) async fn renew_for(client: &Client, lease: &LeaseId, ttl: Ttl) -> Result<Renewed> {
-    let renewal = Renewal {
-        lease: lease.clone(),
-        ttl,
-    };
+    let renewal = Renewal { lease: lease.clone(), ttl };
     Ok(only(client.renew(&[renewal]).await?))
 }
 
@@ -188,24 +167,14 @@ pub(crate) async fn release(client: &Client, lease: &LeaseId) -> Result<Released
 /// Releases a lease that must be alive.
 pub(crate) async fn free(client: &Client, lease: &LeaseId) -> Result<()> {
     let released = release(client, lease).await?;
-    assert_eq!(
-        released,
-        Released::Freed,
-        "a live lease of {:?} must be freed",
-        lease.name
-    );
+    assert_eq!(released, Released::Freed, "a live lease of {:?} must be freed", lease.name);
     Ok(())
 }
 
 /// Renews a lease that must be alive.
 pub(crate) async fn keep(client: &Client, lease: &LeaseId) -> Result<()> {
     let renewed = renew(client, lease).await?;
-    assert_eq!(
-        renewed,
-        Renewed::Alive,
-        "a live lease of {:?} must be renewed",
-        lease.name
-    );
+    assert_eq!(renewed, Renewed::Alive, "a live lease of {:?} must be renewed", lease.name);
     Ok(())
 }
 
@@ -222,12 +191,7 @@ pub(crate) async fn miss(client: &Client, lease: &LeaseId, reasons: &[LossReason
 }
 
 pub(crate) async fn list(client: &Client, prefix: &str) -> Result<Vec<LeaseInfo>> {
-    client
-        .list(&ListQuery {
-            prefix: prefix.to_owned(),
-            ..ListQuery::default()
-        })
-        .await
+    client.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await
 }
 
 pub(crate) fn only<T>(mut answers: Vec<T>) -> T {

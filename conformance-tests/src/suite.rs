@@ -179,12 +179,8 @@ pub fn cases() -> &'static [Case] {
 ///
 /// When the case fails, or there is none of this name.
 pub fn test<H: Harness>(group: &str, name: &str) {
-    let case = cases()
-        .iter()
-        .find(|case| case.group == group && case.name == name);
-    let Some(case) = case else {
-        panic!("there is no case {group}::{name}")
-    };
+    let case = cases().iter().find(|case| case.group == group && case.name == name);
+    let Some(case) = case else { panic!("there is no case {group}::{name}") };
     match case.run::<H>() {
         Report::Passed => {}
         Report::Skipped(why) => {

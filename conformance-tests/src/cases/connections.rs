@@ -15,10 +15,7 @@ pub(crate) async fn hundred_cycles_leak_no_connection(context: Context) -> Outco
         cycle(&client, &context, round).await?;
     }
     let after = context.harness().connection_count().await?;
-    assert!(
-        after <= warm,
-        "{warm} connections have become {after} over a hundred cycles"
-    );
+    assert!(after <= warm, "{warm} connections have become {after} over a hundred cycles");
     Ok(())
 }
 
@@ -39,18 +36,13 @@ pub(crate) async fn killed_connection_is_replaced(context: Context) -> Outcome {
 pub(crate) async fn session_settings_do_not_leak_to_the_next_user(context: Context) -> Outcome {
     let before = context.harness().session_settings().await?;
     if before.is_empty() {
-        return Err(Stop::failed(
-            "the harness must report the settings of a session",
-        ));
+        return Err(Stop::failed("the harness must report the settings of a session"));
     }
     let client = context.client().await?;
     for round in 0..10 {
         cycle(&client, &context, round).await?;
         let after = context.harness().session_settings().await?;
-        assert_eq!(
-            after, before,
-            "a session must be given back as it was found"
-        );
+        assert_eq!(after, before, "a session must be given back as it was found");
     }
     Ok(())
 }

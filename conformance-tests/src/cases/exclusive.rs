@@ -18,36 +18,16 @@ pub(crate) async fn second_claim_is_busy_and_names_the_holder_and_what_is_left(
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("one");
     let owner = Owner::label_only("the first of them")?;
-    let lease = take(
-        &here,
-        &Claim {
-            owner: owner.clone(),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&here, &Claim { owner: owner.clone(), ..claim(&name) }).await?;
 
     for client in [&here, &there] {
         let Verdict::Busy(busy) = ask(client, &claim(&name)).await? else {
             panic!("a second claim of a held lock must be busy")
         };
-        let holder = busy
-            .holder
-            .ok_or_else(|| Stop::failed("busy must name the holder"))?;
-        assert_eq!(
-            holder.owner.label(),
-            owner.label(),
-            "busy must name the owner who holds it"
-        );
-        assert_eq!(
-            holder.token, lease.token,
-            "busy must name the token under which it is held"
-        );
-        assert!(
-            holder.held_for < LONG,
-            "held for {:?} is too long",
-            holder.held_for
-        );
+        let holder = busy.holder.ok_or_else(|| Stop::failed("busy must name the holder"))?;
+        assert_eq!(holder.owner.label(), owner.label(), "busy must name the owner who holds it");
+        assert_eq!(holder.token, lease.token, "busy must name the token under which it is held");
+        assert!(holder.held_for < LONG, "held for {:?} is too long", holder.held_for);
         for left in [holder.remaining, busy.retry_after] {
             let left = left.ok_or_else(|| Stop::failed("busy must say how long is left"))?;
             assert!(
@@ -98,10 +78,7 @@ pub(crate) async fn first_creation_race_has_one_winner_and_no_error(context: Con
                 other => panic!("a race for a new name must be won or busy, but is {other:?}"),
             }
         }
-        assert_eq!(
-            winners, 1,
-            "a race for a new name must have exactly one winner"
-        );
+        assert_eq!(winners, 1, "a race for a new name must have exactly one winner");
     }
     Ok(())
 }
@@ -168,52 +145,30 @@ pub(crate) async fn row_lock_stalls_no_other_name_of_a_batch(context: Context) -
 
     let calls = async {
         let verdicts = client.acquire(&[claim(&locked), claim(&free_one)]).await?;
-        let renewal = |lease: &_| Renewal {
-            lease: Clone::clone(lease),
-            ttl: ttl(LONG),
-        };
+        let renewal = |lease: &_| Renewal { lease: Clone::clone(lease), ttl: ttl(LONG) };
         let renewed = client.renew(&[renewal(&held), renewal(&also_held)]).await?;
         let released = client.release(&[held.clone(), also_held.clone()]).await?;
         Ok::<_, Stop>((verdicts, renewed, released))
     };
     let answers = tokio::time::timeout(PATIENCE, calls).await;
     row.roll_back().await?;
-    let Ok(answers) = answers else {
-        panic!("a row lock must not stall the batch")
-    };
+    let Ok(answers) = answers else { panic!("a row lock must not stall the batch") };
     let (verdicts, renewed, released) = answers?;
     assert!(
         matches!(verdicts[..], [Verdict::Busy(_), Verdict::Granted(_)]),
         "the locked name must be busy and the other granted, but they are {verdicts:?}"
     );
-    assert_eq!(
-        renewed,
-        [Renewed::Skipped, Renewed::Alive],
-        "only the locked row is skipped"
-    );
-    assert_eq!(
-        released,
-        [Released::Skipped, Released::Freed],
-        "only the locked row is skipped"
-    );
+    assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive], "only the locked row is skipped");
+    assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked row is skipped");
     keep(&client, &held).await?;
     Ok(())
 }
 
 pub(crate) async fn empty_batch_is_answered_with_nothing(context: Context) -> Outcome {
     let client = context.client().await?;
-    assert!(
-        client.acquire(&[]).await?.is_empty(),
-        "no claims must get no verdicts"
-    );
-    assert!(
-        client.renew(&[]).await?.is_empty(),
-        "no renewals must get no answers"
-    );
-    assert!(
-        client.release(&[]).await?.is_empty(),
-        "no releases must get no answers"
-    );
+    assert!(client.acquire(&[]).await?.is_empty(), "no claims must get no verdicts");
+    assert!(client.renew(&[]).await?.is_empty(), "no renewals must get no answers");
+    assert!(client.release(&[]).await?.is_empty(), "no releases must get no answers");
     Ok(())
 }
 
@@ -225,40 +180,21 @@ pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> O
         if known {
             free(&client, &take(&client, &claim(&name)).await?).await?;
         }
-        let claims = [
-            claim(&name),
-            claim(&context.name(&format!("other {known}"))),
-            claim(&name),
-        ];
+        let claims = [claim(&name), claim(&context.name(&format!("other {known}"))), claim(&name)];
         let verdicts = client.acquire(&claims).await?;
-        assert_eq!(
-            verdicts.len(),
-            3,
-            "a batch of three must get three verdicts"
-        );
+        assert_eq!(verdicts.len(), 3, "a batch of three must get three verdicts");
         lease_of(&claims[1], &verdicts[1]);
-        let granted: Vec<usize> = [0, 2]
-            .into_iter()
-            .filter(|&i| matches!(verdicts[i], Verdict::Granted(_)))
-            .collect();
-        assert_eq!(
-            granted.len(),
-            1,
-            "one name twice must be granted once: {verdicts:?}"
-        );
+        let granted: Vec<usize> =
+            [0, 2].into_iter().filter(|&i| matches!(verdicts[i], Verdict::Granted(_))).collect();
+        assert_eq!(granted.len(), 1, "one name twice must be granted once: {verdicts:?}");
         let lease = lease_of(&claims[granted[0]], &verdicts[granted[0]]);
 
-        let renewal = Renewal {
-            lease: lease.clone(),
-            ttl: ttl(LONG),
-        };
+        let renewal = Renewal { lease: lease.clone(), ttl: ttl(LONG) };
         let renewed = client.renew(&[renewal.clone(), renewal]).await?;
         assert!(
             renewed.len() == 2
                 && renewed.contains(&Renewed::Alive)
-                && renewed
-                    .iter()
-                    .all(|r| matches!(r, Renewed::Alive | Renewed::Skipped)),
+                && renewed.iter().all(|r| matches!(r, Renewed::Alive | Renewed::Skipped)),
             "a live lease twice in a batch must be renewed, and once may be skipped: {renewed:?}"
         );
         let released = client.release(&[lease.clone(), lease.clone()]).await?;

@@ -31,17 +31,10 @@ pub(crate) async fn explicit_owner_supersedes_from_another_client(context: Conte
     refuse(&there, &by("Worker 1")?).await?;
     refuse(&there, &claim(&name)).await?;
     let new = take(&there, &by("worker 1")?).await?;
-    assert!(
-        new.token > old.token,
-        "the lease that supersedes must have the higher token"
-    );
+    assert!(new.token > old.token, "the lease that supersedes must have the higher token");
     miss(&here, &old, &[LossReason::Superseded]).await?;
     let released = release(&here, &old).await?;
-    assert_eq!(
-        released,
-        Released::Lost(LossReason::Superseded),
-        "the old one must learn it"
-    );
+    assert_eq!(released, Released::Lost(LossReason::Superseded), "the old one must learn it");
     keep(&there, &new).await?;
     refuse(&here, &by("worker 2")?).await?;
     Ok(())
@@ -54,23 +47,9 @@ pub(crate) async fn explicit_owner_does_not_supersede_a_label_of_the_same_text(
     let labels = [Owner::label_only("alice")?, Owner::explicit("alice")?];
     for (i, holder) in labels.iter().enumerate() {
         let name = context.name(&format!("held {i}"));
-        let lease = take(
-            &client,
-            &Claim {
-                owner: holder.clone(),
-                ..claim(&name)
-            },
-        )
-        .await?;
+        let lease = take(&client, &Claim { owner: holder.clone(), ..claim(&name) }).await?;
         let other = labels[1 - i].clone();
-        refuse(
-            &client,
-            &Claim {
-                owner: other,
-                ..claim(&name)
-            },
-        )
-        .await?;
+        refuse(&client, &Claim { owner: other, ..claim(&name) }).await?;
         keep(&client, &lease).await?;
     }
     Ok(())

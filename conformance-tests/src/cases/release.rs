@@ -10,10 +10,7 @@ pub(crate) async fn second_release_is_a_no_op(context: Context) -> Outcome {
     let lease = take(&client, &claim(&context.name("one"))).await?;
     free(&client, &lease).await?;
     let again = release(&client, &lease).await?;
-    assert!(
-        matches!(again, Released::Lost(_)),
-        "a second release must free nothing: {again:?}"
-    );
+    assert!(matches!(again, Released::Lost(_)), "a second release must free nothing: {again:?}");
     let next = take(&client, &claim(&lease.name)).await?;
     release(&client, &lease).await?;
     keep(&client, &next).await?;
@@ -39,11 +36,7 @@ pub(crate) async fn stale_holder_cannot_release_its_successor(context: Context) 
     context.outlive(brief_ttl(&here)).await?;
     let successor = take(&there, &claim(&stale.name)).await?;
     let released = release(&here, &stale).await?;
-    assert_eq!(
-        released,
-        Released::Lost(LossReason::Taken),
-        "the lock was taken meanwhile"
-    );
+    assert_eq!(released, Released::Lost(LossReason::Taken), "the lock was taken meanwhile");
     refuse(&here, &claim(&stale.name)).await?;
     keep(&there, &successor).await?;
     Ok(())
@@ -53,22 +46,8 @@ pub(crate) async fn same_owner_text_with_another_attempt_is_refused(context: Con
     let client = context.client().await?;
     let owner = Owner::label_only("twin")?;
     let name = context.name("one");
-    let lease = take(
-        &client,
-        &Claim {
-            owner,
-            ..claim(&name)
-        },
-    )
-    .await?;
-    touch_in_vain(
-        &client,
-        &LeaseId {
-            attempt: Attempt::new(),
-            ..lease.clone()
-        },
-    )
-    .await?;
+    let lease = take(&client, &Claim { owner, ..claim(&name) }).await?;
+    touch_in_vain(&client, &LeaseId { attempt: Attempt::new(), ..lease.clone() }).await?;
     keep(&client, &lease).await?;
     Ok(())
 }
@@ -76,10 +55,7 @@ pub(crate) async fn same_owner_text_with_another_attempt_is_refused(context: Con
 pub(crate) async fn another_owner_with_the_same_attempt_is_refused(context: Context) -> Outcome {
     let client = context.client().await?;
     let lease = take(&client, &claim(&context.name("one"))).await?;
-    let other = LeaseId {
-        owner: Owner::label_only("somebody else")?,
-        ..lease.clone()
-    };
+    let other = LeaseId { owner: Owner::label_only("somebody else")?, ..lease.clone() };
     touch_in_vain(&client, &other).await?;
     keep(&client, &lease).await?;
     Ok(())
@@ -90,14 +66,8 @@ async fn touch_in_vain(
     wrong: &LeaseId,
 ) -> database_locks_core::Result<()> {
     let renewed = renew(client, wrong).await?;
-    assert!(
-        matches!(renewed, Renewed::Lost(_)),
-        "it is not this lease that lives: {renewed:?}"
-    );
+    assert!(matches!(renewed, Renewed::Lost(_)), "it is not this lease that lives: {renewed:?}");
     let released = release(client, wrong).await?;
-    assert!(
-        matches!(released, Released::Lost(_)),
-        "it is not this lease to free: {released:?}"
-    );
+    assert!(matches!(released, Released::Lost(_)), "it is not this lease to free: {released:?}");
     refuse(client, &claim(&wrong.name)).await
 }
