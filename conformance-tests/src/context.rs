@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use database_locks_core::{
-    Attempt, Claim, LeaseId, LeaseInfo, ListQuery, LockName, LossReason, Owner, Released, Renewal,
-    Renewed, Result, Share, Ttl, Verdict,
+    Attempt, Claim, Guard, LeaseId, LeaseInfo, ListQuery, LockName, Locks, LossReason, Owner,
+    Released, Renewal, Renewed, Result, Share, Ttl, Verdict,
 };
 
+use crate::faulty::FaultyBackend;
 use crate::harness::{Client, Harness, Outcome, Stop};
 
 /// A TTL that no case outlives, for leases that must stay alive.
@@ -42,6 +43,18 @@ impl Context {
             clients.push(self.client().await?);
         }
         Ok(clients)
+    }
+
+    /// An engine on a client of its own, as if in a process of its own.
+    pub(crate) async fn locks(&self) -> Outcome<Locks> {
+        Ok(Locks::builder().build(self.client().await?)?)
+    }
+
+    /// An engine on a client that fails as the case says.
+    pub(crate) async fn faulty_locks(&self) -> Outcome<(Arc<FaultyBackend>, Locks)> {
+        let faulty = FaultyBackend::new(self.client().await?);
+        let locks = Locks::builder().build(Arc::clone(&faulty) as Client)?;
+        Ok((faulty, locks))
     }
 
     /// A client, where it can grant shares.
@@ -197,6 +210,30 @@ pub(crate) async fn list(client: &Client, prefix: &str) -> Result<Vec<LeaseInfo>
 pub(crate) fn only<T>(mut answers: Vec<T>) -> T {
     assert_eq!(answers.len(), 1, "a batch of one must get one answer");
     answers.remove(0)
+}
+
+/// Waits for what must come to pass within [`PATIENCE`].
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("it must come to pass within {PATIENCE:?} that {what}"),
+    }
+}
+
+/// Acquires what must become free within [`PATIENCE`].
+pub(crate) async fn obtain(locks: &Locks, name: &LockName) -> Result<Guard> {
+    soon(&format!("{name:?} is free"), locks.lock(name).ttl(LONG).acquire()).await
+}
+
+/// Waits until no lease of this prefix lives.
+pub(crate) async fn until_none_lives(client: &Client, prefix: &str) -> Result<()> {
+    let none = async {
+        while !list(client, prefix).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    };
+    soon("no lease is left", none).await
 }
 
 /// A moment before a claim was sent: until its TTL has passed from then on, the lease must live.

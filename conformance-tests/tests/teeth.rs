@@ -2,6 +2,8 @@
 //!
 //! Without a fault the same backend passes, so that it is the fault that fails.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,9 +1,25 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
-use database_locks_core::ErrorKind;
+use database_locks_core::{ErrorKind, Locks};
+use futures_util::future::try_join_all;
 
-use crate::context::{Context, PATIENCE, claim, free, keep, refuse, release, renew, take};
-use crate::harness::{Client, Outcome, Stop};
+use crate::context::{
+    Context, LONG, PATIENCE, claim, free, keep, refuse, release, renew, soon, take,
+};
+use crate::harness::{Client, ClientOption, Outcome, Stop};
+
+pub(crate) async fn sixty_four_waiters_share_a_pool_of_one(context: Context) -> Outcome {
+    let client = context.harness().client_with(&ClientOption::PoolOfOne).await?;
+    let locks = Locks::builder().build(client)?;
+    let waiters = (0..64).map(|i| {
+        let request = locks.lock(context.name(&format!("{}", i % 4))).ttl(LONG);
+        tokio::spawn(async move { request.acquire().await?.release().await })
+    });
+    for waiter in soon("64 waiters are served", try_join_all(waiters)).await? {
+        waiter?;
+    }
+    Ok(())
+}
 
 pub(crate) async fn hundred_cycles_leak_no_connection(context: Context) -> Outcome {
     let client = context.client().await?;

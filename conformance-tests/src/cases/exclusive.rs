@@ -8,7 +8,7 @@ use database_locks_core::{Claim, Owner, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, only, refuse, take, ttl,
+    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, only, refuse, soon, take, ttl,
 };
 use crate::harness::{Outcome, Stop};
 
@@ -223,4 +223,55 @@ async fn release_surely(
             Err(error) => return Err(error),
         }
     }
+}
+
+pub(crate) async fn hundred_tasks_never_overlap(context: Context) -> Outcome {
+    let engines = [context.locks().await?, context.locks().await?];
+    let name = context.name("one");
+    let holders = Arc::new(AtomicUsize::new(0));
+    let tasks = (0..100).map(|i| {
+        let (locks, name) = (engines[i % 2].clone(), name.clone());
+        let holders = Arc::clone(&holders);
+        tokio::spawn(async move {
+            let guard = locks.lock(&name).ttl(LONG).acquire().await?;
+            let before = holders.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(before, 0, "somebody else holds the lock");
+            tokio::task::yield_now().await;
+            holders.fetch_sub(1, Ordering::SeqCst);
+            guard.release().await
+        })
+    });
+    for task in soon("a hundred tasks are done", try_join_all(tasks)).await? {
+        task?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn eight_workers_lose_no_update_of_two_counters(context: Context) -> Outcome {
+    const ROUNDS: usize = 12;
+    let engines = [context.locks().await?, context.locks().await?];
+    let names = [context.name("first"), context.name("second")];
+    let counters: Arc<[AtomicUsize; 2]> = Arc::default();
+    let workers = (0..8).map(|worker| {
+        let (locks, names) = (engines[worker % 2].clone(), names.clone());
+        let counters = Arc::clone(&counters);
+        tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let which = (worker + round) % 2;
+                let guard = locks.lock(&names[which]).ttl(LONG).acquire().await?;
+                // A read and a write with a pause between: only the lock makes them one.
+                let read = counters[which].load(Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                counters[which].store(read + 1, Ordering::SeqCst);
+                guard.release().await?;
+            }
+            Ok::<_, database_locks_core::Error>(())
+        })
+    });
+    for worker in soon("eight workers are done", try_join_all(workers)).await? {
+        worker?;
+    }
+    let sum: usize = counters.iter().map(|counter| counter.load(Ordering::SeqCst)).sum();
+    assert_eq!(sum, 8 * ROUNDS, "updates were lost");
+    Ok(())
 }

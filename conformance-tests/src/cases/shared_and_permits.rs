@@ -8,8 +8,8 @@ use database_locks_core::{Claim, Released, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, permits, read, refuse,
-    release, take,
+    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, obtain, permits, read,
+    refuse, release, soon, take,
 };
 use crate::harness::Outcome;
 
@@ -197,5 +197,33 @@ pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> 
     refuse(&client, &Claim { mark: Some(mark), ..claim(&name) }).await?;
     context.outlive(mark).await?;
     take(&client, &read(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn writer_waits_for_readers_and_readers_for_the_writer(
+    context: Context,
+) -> Outcome {
+    context.client_with_shares().await?;
+    let (here, there) = (context.locks().await?, context.locks().await?);
+    let name = context.name("one");
+    let readers = [
+        here.rwlock(&name).read().ttl(LONG).acquire().await?,
+        there.rwlock(&name).read().ttl(LONG).acquire().await?,
+    ];
+    let tried = there.rwlock(&name).write().try_acquire().await?;
+    assert!(tried.is_none(), "a writer must not be let in beside readers");
+    let mut writing = Box::pin(there.rwlock(&name).write().ttl(LONG).acquire());
+    for reader in readers {
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut writing).await;
+        assert!(early.is_err(), "a writer must wait for each of the readers");
+        reader.release().await?;
+    }
+    let writer = soon("the writer is let in", writing).await?;
+    let mut reading = Box::pin(here.rwlock(&name).read().ttl(LONG).acquire());
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut reading).await;
+    assert!(early.is_err(), "a reader must wait for the writer");
+    writer.release().await?;
+    soon("the reader is let in", reading).await?.release().await?;
+    obtain(&here, &name).await?.release().await?;
     Ok(())
 }

@@ -7,9 +7,10 @@ use database_locks_core::{ErrorKind, Released, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, refuse,
-    release, renew_for, take, ttl,
+    Context, LONG, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, obtain,
+    refuse, release, renew_for, soon, take, ttl,
 };
+use crate::faulty::{Fault, Verb};
 use crate::harness::{Client, ClientOption, Isolation, Outcome, TableNames};
 
 pub(crate) async fn migrate_is_idempotent(context: Context) -> Outcome {
@@ -102,6 +103,24 @@ pub(crate) async fn autocommit_off_by_default_changes_nothing(context: Context) 
 pub(crate) async fn crossing_batches_end_without_an_error(context: Context) -> Outcome {
     let clients = context.clients(4).await?;
     cross(&context, clients).await
+}
+
+pub(crate) async fn deadlocks_and_serialization_failures_are_retried_inside(
+    context: Context,
+) -> Outcome {
+    let (faulty, locks) = context.faulty_locks().await?;
+    let name = context.name("one");
+    // Backends report both as retryable.
+    for fault in [Fault::Refuse, Fault::LoseAnswer] {
+        for verb in [Verb::Acquire, Verb::Acquire, Verb::Acquire, Verb::Release] {
+            faulty.once(verb, fault);
+        }
+        let guard = obtain(&locks, &name).await?;
+        soon("the release goes through", guard.release()).await?;
+        let client = context.client().await?;
+        assert_eq!(list(&client, name.as_str()).await?, [], "nothing is left after the release");
+    }
+    Ok(())
 }
 
 /// Every verb works, others see it, and contention is decided the same.
