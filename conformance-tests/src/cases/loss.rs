@@ -88,7 +88,9 @@ pub(crate) async fn late_subscriber_sees_the_signal(context: Context) -> Outcome
     let late = soon("who comes late is told", guard.lease().lost()).await;
     assert_eq!(late, reason, "who comes late must be told the same");
     let (tell, told) = tokio::sync::oneshot::channel();
-    guard.on_lost(move |reason| drop(tell.send(reason)));
+    guard.on_lost(move |reason| {
+        let _ = tell.send(reason);
+    });
     assert_eq!(soon("a late callback runs", told).await?, reason, "and so must a callback");
     Ok(())
 }
@@ -183,7 +185,7 @@ pub(crate) async fn callback_runs_once(context: Context) -> Outcome {
     let count = Arc::clone(&calls);
     let request = here.lock(context.name("one")).ttl(TTL).on_lost(move |reason| {
         count.fetch_add(1, Ordering::SeqCst);
-        drop(tell.send(reason));
+        let _ = tell.send(reason);
     });
     let guard = request.acquire().await?;
     force(&there, &guard).await?;
