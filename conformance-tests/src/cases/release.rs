@@ -89,7 +89,7 @@ pub(crate) async fn panic_frees_the_lock(context: Context) -> Outcome {
     let request = here.lock(&name).ttl(Ttl::Infinite);
     let work = tokio::spawn(async move {
         let work = request.run(async |_| panic!("a panic that the case asks for"));
-        work.await.map(|()| ())
+        work.await
     });
     assert!(work.await.is_err_and(|error| error.is_panic()), "the work must panic");
     obtain(&there, &name).await?.release().await?;
