@@ -13,6 +13,7 @@ use database_locks_core::{
 };
 use database_locks_sqlite::{SqliteBackend, SqliteConfig};
 use sqlx::{Connection, SqliteConnection};
+use tokio::sync::Barrier;
 
 fn claim(name: &str) -> Claim {
     Claim {
@@ -75,11 +76,14 @@ async fn file_is_put_into_wal_mode_while_others_look_at_it_all_the_time() {
         let path = folder.path().join("locks.db");
         fs::write(&path, "").unwrap();
         let done = Arc::new(AtomicBool::new(false));
+        let ready = Arc::new(Barrier::new(5));
         let watchers: Vec<_> = (0..4)
             .map(|_| {
                 let (path, done) = (path.clone(), Arc::clone(&done));
+                let ready = Arc::clone(&ready);
                 tokio::spawn(async move {
                     let mut watcher = open(&path).await;
+                    ready.wait().await;
                     while !done.load(Ordering::SeqCst) {
                         sqlx::raw_sql("SELECT count(*) FROM sqlite_schema")
                             .execute(&mut watcher)
@@ -89,6 +93,7 @@ async fn file_is_put_into_wal_mode_while_others_look_at_it_all_the_time() {
                 })
             })
             .collect();
+        ready.wait().await;
         let connects: Vec<_> =
             (0..4).map(|_| tokio::spawn(SqliteBackend::connect(path.clone()))).collect();
         let mut results = Vec::new();
