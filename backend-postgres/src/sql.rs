@@ -268,7 +268,7 @@ judged as materialized (
     where s.expires_at > s.now - s.grace * interval '1 microsecond'
       and e.expires_at > s.now - s.grace * interval '1 microsecond'
       and not (s.explicit and e.explicit and e.owner = s.owner)
-    order by e.expires_at desc
+    order by e.expires_at desc, e.token desc
     limit 1
   ) w on true
 ),
@@ -372,7 +372,8 @@ remembered as (
                        acquired_at, expires_at, touched_at)
   select n.name, n.held_attempt, n.last_token, n.locked_by, n.explicit_owner, n.held_capacity,
          n.held_capacity, coalesce(n.acquired_at, n.at),
-         case when n.explicit and n.explicit_owner and n.locked_by = n.owner and n.expires_at > n.at
+         case when n.explicit and n.explicit_owner and n.locked_by = n.owner
+                   and n.expires_at is not null
               then '-infinity' else n.expires_at end,
          n.at
   from new_share n
