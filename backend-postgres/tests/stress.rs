@@ -1,6 +1,8 @@
 //! Many clients on few names, over-holding and asking again: weights must never exceed the
 //! capacity, and tokens only grow.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::HashMap;
@@ -42,12 +44,14 @@ impl Beliefs {
             "{name}: {token} after {last}"
         );
         *last = token.max(*last);
-        self.holders.insert((name, claim.attempt), (claim.share, deadline));
+        self.holders
+            .insert((name, claim.attempt), (claim.share, deadline));
         self.grants += 1;
     }
 
     fn ended(&mut self, claim: &Claim) {
-        self.holders.remove(&(claim.name.as_str().to_owned(), claim.attempt));
+        self.holders
+            .remove(&(claim.name.as_str().to_owned(), claim.attempt));
     }
 }
 
@@ -73,7 +77,10 @@ async fn clients_that_overhold_and_repeat_never_overlap() {
     }
     let grants = beliefs.lock().unwrap().grants;
     println!("{grants} grants");
-    assert!(grants > 200, "only {grants} grants: contention starved everybody");
+    assert!(
+        grants > 200,
+        "only {grants} grants: contention starved everybody"
+    );
     drop(first);
 }
 
@@ -85,9 +92,15 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
         3 => ("readers", Share::ONE),
         _ => ("permits", Share::new(fastrand::u32(1..=3), 4).unwrap()),
     };
-    let claim = Claim { share, ttl: Ttl::new(ttl).unwrap(), ..claim(lock) };
+    let claim = Claim {
+        share,
+        ttl: Ttl::new(ttl).unwrap(),
+        ..claim(lock)
+    };
     let sent = Instant::now();
-    let Verdict::Granted(token) = ask(backend, &claim).await else { return };
+    let Verdict::Granted(token) = ask(backend, &claim).await else {
+        return;
+    };
     beliefs.lock().unwrap().granted(&claim, token, sent + ttl);
 
     match fastrand::u8(..6) {
@@ -98,7 +111,10 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
             other => panic!("a replay got {other:?}"),
         },
         1 => {
-            let renewal = Renewal { lease: lease(&claim, token), ttl: claim.ttl };
+            let renewal = Renewal {
+                lease: lease(&claim, token),
+                ttl: claim.ttl,
+            };
             let sent = Instant::now();
             let renewed = backend.renew(&[renewal]).await.unwrap();
             if renewed == [Renewed::Alive] {
@@ -114,7 +130,10 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
     beliefs.lock().unwrap().ended(&claim);
     let released = backend.release(&[lease(&claim, token)]).await.unwrap();
     assert!(
-        matches!(released[..], [Released::Freed | Released::Lost(_) | Released::Skipped]),
+        matches!(
+            released[..],
+            [Released::Freed | Released::Lost(_) | Released::Skipped]
+        ),
         "{released:?}"
     );
 }

@@ -1,6 +1,10 @@
 //! What the tests share: a server, and a schema of its own for each test.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
 
 use std::time::Duration;
 
@@ -31,11 +35,17 @@ impl Store {
         let url = std::env::var("DATABASE_LOCKS_TEST_POSTGRES_URL").expect(
             "set DATABASE_LOCKS_TEST_POSTGRES_URL to the URL of a superuser on a throwaway Postgres",
         );
-        Self { url, schema: format!("t_{}", Uuid::new_v4().simple()) }
+        Self {
+            url,
+            schema: format!("t_{}", Uuid::new_v4().simple()),
+        }
     }
 
     pub fn config(&self) -> PostgresConfig {
-        PostgresConfig::from_url(&self.url).unwrap().schema(&self.schema).unwrap()
+        PostgresConfig::from_url(&self.url)
+            .unwrap()
+            .schema(&self.schema)
+            .unwrap()
     }
 
     pub async fn backend(&self) -> PostgresBackend {
@@ -46,7 +56,10 @@ impl Store {
     pub async fn client(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        client.batch_execute(&format!("set search_path = {}", self.schema)).await.unwrap();
+        client
+            .batch_execute(&format!("set search_path = {}", self.schema))
+            .await
+            .unwrap();
         client
     }
 }
