@@ -23,7 +23,6 @@ pub fn time_since_boot() -> Duration {
     #[cfg(not(unix))]
     {
         use std::sync::LazyLock;
-        use std::time::Instant;
         #[expect(clippy::disallowed_methods, reason = "the best clock that this system has")]
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         START.elapsed()
@@ -41,6 +40,12 @@ pub(crate) enum Clock {
 }
 
 impl Clock {
+    /// The clock of the tokio runtime, beginning now.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that paused tests count on")]
+    pub(crate) fn of_tokio() -> Self {
+        Self::Tokio { start: tokio::time::Instant::now() }
+    }
+
     /// The moment, on a scale of this clock's own.
     pub(crate) fn now(self) -> Duration {
         match self {
@@ -60,7 +65,7 @@ impl Clock {
         tokio::time::sleep(nap).await;
     }
 
-    const LONGEST_NAP: Duration = Duration::from_secs(1);
+    const LONGEST_NAP: Duration = Duration::from_millis(250);
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use crate::backend::{Busy, Claim, Holder, LeaseInfo, LossReason, Released, Renewal, Renewed};
 use crate::backend::Verdict;
+use crate::backend::{Busy, Claim, Holder, LeaseInfo, LossReason, Released, Renewal, Renewed};
 use crate::identity::{Attempt, LeaseId, Token};
 use crate::name::LockName;
 use crate::owner::Owner;
@@ -93,9 +93,8 @@ impl Ledger {
         }
         let taken: u64 = in_the_way.iter().map(|e| u64::from(e.share.weight())).sum();
         let fits = taken + u64::from(share.weight()) <= u64::from(share.capacity());
-        let stands_back = self
-            .mark
-            .is_some_and(|mark| mark.until > now && mark.weight > share.weight());
+        let stands_back =
+            self.mark.is_some_and(|mark| mark.until > now && mark.weight > share.weight());
         if !fits || stands_back {
             let busy = busy(&in_the_way, claim.grace, now, fits);
             self.leave_mark(claim, now);
@@ -151,8 +150,7 @@ impl Ledger {
     /// The live leases, by attempt.
     #[must_use]
     pub fn list(&self, name: &LockName, now: Duration) -> Vec<LeaseInfo> {
-        let mut live: Vec<&Entry> =
-            self.entries.iter().filter(|e| e.until.is_alive(now)).collect();
+        let mut live: Vec<&Entry> = self.entries.iter().filter(|e| e.until.is_alive(now)).collect();
         live.sort_by_key(|e| e.attempt);
         live.into_iter()
             .map(|e| LeaseInfo {

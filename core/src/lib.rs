@@ -1,4 +1,22 @@
-//! core
+//! Leases that hold: the contract of a lock backend, the engine that drives it, and the guards
+//! that users hold.
+//!
+//! Applications use the crate `database-locks`, which adds the backends and `connect(url)`. This
+//! crate is for whoever writes a backend: implement [`LockBackend`], and hold it to the suite in
+//! `database-locks-conformance`.
+//!
+//! - [`Locks`] is the entrance, [`LockRequest`] a request with its options, [`Guard`] a lock that
+//!   is held, and [`Lease`] a view of it to hand around.
+//! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model.
+
+mod engine;
+mod guard;
+mod lease;
+mod lock;
+mod locks;
+mod rwlock;
+mod semaphore;
+
 pub mod backend;
 pub mod clock;
 pub mod error;
@@ -14,9 +32,16 @@ pub use backend::{
     Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, LossReason, Released,
     Renewal, Renewed, Verdict, Wakeup, Wakeups,
 };
+pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};
+pub use guard::Guard;
 pub use identity::{Attempt, LeaseId, Token};
+pub use lease::Lease;
+pub use lock::LockRequest;
+pub use locks::{Locks, LocksBuilder};
 pub use name::LockName;
 pub use owner::Owner;
+pub use rwlock::RwLock;
+pub use semaphore::Semaphore;
 pub use share::Share;
 pub use ttl::{FiniteTtl, Ttl};

@@ -24,12 +24,8 @@ impl Owner {
     #[must_use]
     pub fn of_this_process() -> Self {
         let host = gethostname::gethostname();
-        let host: String = host
-            .to_string_lossy()
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(60)
-            .collect();
+        let host: String =
+            host.to_string_lossy().chars().filter(|c| !c.is_control()).take(60).collect();
         Self { label: format!("{host}.{}", std::process::id()).into(), explicit: false }
     }
 

@@ -50,10 +50,7 @@ impl Ttl {
                 ),
             ));
         }
-        Ok(Self::Finite(FiniteTtl(Duration::new(
-            ttl.as_secs(),
-            ttl.subsec_micros() * 1_000,
-        ))))
+        Ok(Self::Finite(FiniteTtl(Duration::new(ttl.as_secs(), ttl.subsec_micros() * 1_000))))
     }
 
     /// The duration, or `None` where the lease never expires.
@@ -86,12 +83,9 @@ mod tests {
 
     #[test]
     fn bounds_are_checked_and_nothing_overflows() {
-        for bad in [
-            Duration::ZERO,
-            Duration::from_millis(99),
-            Duration::from_hours(25),
-            Duration::MAX,
-        ] {
+        for bad in
+            [Duration::ZERO, Duration::from_millis(99), Duration::from_hours(25), Duration::MAX]
+        {
             let error = Ttl::new(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{bad:?}");
         }

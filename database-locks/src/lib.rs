@@ -1,1 +1,2 @@
 //! placeholder
+pub use database_locks_core::*;

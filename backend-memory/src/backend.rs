@@ -1,0 +1,145 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use database_locks_core::ledger::Ledger;
+use database_locks_core::{
+    Capabilities, Claim, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Released, Renewal,
+    Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
+};
+use futures_util::stream;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::clock::{Clock, ManualClock};
+
+/// How many hints a slow listener may be behind before it is told that it missed some.
+const HINTS: usize = 1_024;
+
+/// A lock backend in memory. Clones are clients of the same store.
+#[derive(Debug, Clone)]
+pub struct MemoryBackend {
+    clock: Clock,
+    names: Arc<Mutex<BTreeMap<LockName, Ledger>>>,
+    hints: broadcast::Sender<LockName>,
+}
+
+impl MemoryBackend {
+    /// An empty store whose leases live on the machine's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::on(Clock::Boot)
+    }
+
+    /// An empty store whose leases live on `clock`.
+    #[must_use]
+    pub fn with_clock(clock: ManualClock) -> Self {
+        Self::on(Clock::Manual(clock))
+    }
+
+    /// Forgets all about a name, as somebody might who deletes a row.
+    pub fn forget(&self, name: &LockName) {
+        self.names().remove(name);
+    }
+
+    fn on(clock: Clock) -> Self {
+        Self { clock, names: Arc::default(), hints: broadcast::Sender::new(HINTS) }
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeMap<LockName, Ledger>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl LockBackend for MemoryBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("memory")
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        let mut names = self.names();
+        let (now, micros) = (self.clock.now(), self.clock.micros());
+        Ok(claims
+            .iter()
+            .map(|claim| names.entry(claim.name.clone()).or_default().acquire(claim, now, micros))
+            .collect())
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        let mut names = self.names();
+        let now = self.clock.now();
+        Ok(renewals
+            .iter()
+            .map(|renewal| match names.get_mut(&renewal.lease.name) {
+                Some(ledger) => ledger.renew(renewal, now),
+                None => Ledger::default().renew(renewal, now),
+            })
+            .collect())
+    }
+
+    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+        let mut names = self.names();
+        let now = self.clock.now();
+        Ok(leases
+            .iter()
+            .map(|lease| match names.get_mut(&lease.name) {
+                Some(ledger) => {
+                    let (released, hint) = ledger.release(lease, now);
+                    if hint {
+                        // Nobody listening is fine: hints are only hints.
+                        let _ = self.hints.send(lease.name.clone());
+                    }
+                    released
+                }
+                None => Ledger::default().release(lease, now).0,
+            })
+            .collect())
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        let now = self.clock.now();
+        Ok(self
+            .names()
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with(&query.prefix))
+            .flat_map(|(name, ledger)| ledger.list(name, now))
+            .filter(|info| {
+                query.after.as_ref().is_none_or(|(name, attempt)| {
+                    (&info.lease.name, &info.lease.attempt) > (name, attempt)
+                })
+            })
+            .take(query.limit as usize)
+            .collect())
+    }
+
+    async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        let mut names = self.names();
+        let (now, micros) = (self.clock.now(), self.clock.micros());
+        let before = names.len();
+        names.retain(|_, ledger| !ledger.is_idle(idle, now, micros));
+        Ok((before - names.len()) as u64)
+    }
+
+    async fn wakeups(&self) -> Result<Option<Wakeups>> {
+        let hints =
+            stream::unfold((self.hints.subscribe(), true), |(mut hints, first)| async move {
+                let hint = if first {
+                    Wakeup::Listening
+                } else {
+                    match hints.recv().await {
+                        Ok(name) => Wakeup::Released(name),
+                        Err(RecvError::Lagged(_)) => Wakeup::Missed,
+                        Err(RecvError::Closed) => return None,
+                    }
+                };
+                Some((hint, (hints, false)))
+            });
+        Ok(Some(Wakeups::new(hints)))
+    }
+}

@@ -1,0 +1,455 @@
+//! Every statement that is sent to SQLite, and how rows become the state of a name.
+//!
+//! All rows of a name are read by one statement, so that they are of one snapshot, and written in
+//! the transaction in which they were read and that had the write lock before. What they mean is
+//! decided by [`Ledger`] alone; nothing here compares times or weights.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
+use database_locks_core::{Attempt, LockName, Owner, Share, Token};
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+/// Takes the write lock of the file before anything is read, so that nobody can decide between
+/// the reading and the writing, and so that waiting for it is up to the busy timeout.
+pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+
+/// As [`BEGIN_WRITING`], and keeps readers out as well while the file is not in WAL mode yet.
+const BEGIN_ALONE: &str = "BEGIN EXCLUSIVE";
+
+const JOURNAL_MODE: &str = "PRAGMA journal_mode";
+const SWITCH_TO_WAL: &str = "PRAGMA journal_mode = WAL";
+const KEEP_FILE_LOCKED: &str = "PRAGMA locking_mode = EXCLUSIVE";
+
+/// SQLite takes 32,766 parameters in a statement, and a lease has ten.
+const ROWS_PER_STATEMENT: usize = 1_000;
+
+/// The statements for one pair of tables.
+#[derive(Debug)]
+pub(crate) struct Sql {
+    names: String,
+    leases: String,
+}
+
+/// All that the tables hold of one name, and what is to become of it.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// What was decided; at first as it was read.
+    pub(crate) ledger: Ledger,
+    /// As it was read.
+    before: Ledger,
+    /// The tokens of the rows that there are, some of them perhaps of another boot.
+    rows: Vec<i64>,
+}
+
+impl State {
+    /// Whether anything was decided that has to be written.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.ledger != self.before
+    }
+
+    /// Whether the tables know of the name at all: who grants a name writes its token.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.before.token > 0 || self.before.mark.is_some()
+    }
+}
+
+impl Sql {
+    pub(crate) fn new(table: &str) -> Self {
+        Self {
+            names: format!("\"{table}\""),
+            leases: format!("\"{table}_lease\""),
+        }
+    }
+
+    /// The tables.
+    ///
+    /// Names are blobs, because blobs are compared byte by byte whatever the file's encoding.
+    /// Times are microseconds since the boot that the name's row tells. A lease that has neither
+    /// `expires_at` nor `released_at` never expires.
+    pub(crate) fn schema(&self) -> String {
+        let Self { names, leases } = self;
+        format!(
+            "CREATE TABLE IF NOT EXISTS {names} (
+    name BLOB NOT NULL PRIMARY KEY,
+    token INTEGER NOT NULL,
+    boot BLOB NOT NULL,
+    touched_at INTEGER NOT NULL,
+    mark_until INTEGER,
+    mark_weight INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {leases} (
+    name BLOB NOT NULL,
+    token INTEGER NOT NULL,
+    attempt BLOB NOT NULL,
+    owner TEXT NOT NULL,
+    owner_is_explicit INTEGER NOT NULL,
+    weight INTEGER NOT NULL,
+    capacity INTEGER NOT NULL,
+    granted_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    released_at INTEGER,
+    PRIMARY KEY (name, token)
+) STRICT, WITHOUT ROWID;
+"
+        )
+    }
+
+    /// Whether the file is in WAL mode and has the tables.
+    pub(crate) async fn is_set_up(&self, connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+        let tables: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM sqlite_schema \
+             WHERE type = 'table' AND lower(name) IN (lower(?), lower(?))",
+        )
+        .bind(self.names.trim_matches('"'))
+        .bind(self.leases.trim_matches('"'))
+        .fetch_one(&mut *connection)
+        .await?;
+        Ok(tables == 2 && is_in_wal_mode(connection).await?)
+    }
+
+    /// Creates the tables, and puts the file into WAL mode. The connection is of no use afterwards
+    /// but to be closed.
+    ///
+    /// Many processes may do so at once. SQLite does not wait when it switches to WAL mode: it
+    /// fails if anybody else looks at the file. So the file's own lock is waited for by a
+    /// transaction, and kept beyond it for the switch.
+    pub(crate) async fn set_up(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let mut alone = connection.begin_with(BEGIN_ALONE).await?;
+        sqlx::raw_sql(AssertSqlSafe(self.schema()))
+            .execute(&mut *alone)
+            .await?;
+        if is_in_wal_mode(&mut alone).await? {
+            return alone.commit().await;
+        }
+        sqlx::raw_sql(KEEP_FILE_LOCKED).execute(&mut *alone).await?;
+        alone.commit().await?;
+        sqlx::raw_sql(SWITCH_TO_WAL).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Reads the state of each of `names`, as of `boot`.
+    pub(crate) async fn load<'n>(
+        &self,
+        connection: &mut SqliteConnection,
+        names: impl IntoIterator<Item = &'n LockName>,
+        boot: Uuid,
+    ) -> sqlx::Result<BTreeMap<LockName, State>> {
+        let mut states: BTreeMap<LockName, State> = names
+            .into_iter()
+            .map(|name| (name.clone(), State::default()))
+            .collect();
+        let names: Vec<LockName> = states.keys().cloned().collect();
+        for names in names.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(self.select());
+            query.push(" WHERE n.name IN (");
+            let mut list = query.separated(", ");
+            for name in names {
+                list.push_bind(key(name));
+            }
+            query.push(")").push(ORDER);
+            let mut rows = States::new(query.build().fetch(&mut *connection), boot);
+            while let Some((name, state)) = rows.next().await? {
+                states.insert(name, state);
+            }
+        }
+        Ok(states)
+    }
+
+    /// Reads the state of each name from `first` up to but not including `end`, in their order.
+    pub(crate) fn scan<'c>(
+        &self,
+        connection: &'c mut SqliteConnection,
+        first: &[u8],
+        end: &[u8],
+        boot: Uuid,
+    ) -> States<'c> {
+        let query = format!("{} WHERE n.name >= ? AND n.name < ?{ORDER}", self.select());
+        let query = sqlx::query(AssertSqlSafe(query))
+            .bind(first.to_vec())
+            .bind(end.to_vec());
+        States::new(query.fetch(connection), boot)
+    }
+
+    /// Writes what was decided. Must be in the transaction in which it was read.
+    pub(crate) async fn save(
+        &self,
+        connection: &mut SqliteConnection,
+        changed: &[(&LockName, &State)],
+        boot: Uuid,
+    ) -> sqlx::Result<()> {
+        let Self { names, leases } = self;
+        for changed in changed.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(format!(
+                "INSERT INTO {names} (name, token, boot, touched_at, mark_until, mark_weight) "
+            ));
+            query.push_values(changed, |mut row, (name, State { ledger, .. })| {
+                row.push_bind(key(name))
+                    .push_bind(number(ledger.token))
+                    .push_bind(boot.as_bytes().to_vec())
+                    .push_bind(micros(ledger.touched))
+                    .push_bind(ledger.mark.map(|mark| micros(mark.until)))
+                    .push_bind(ledger.mark.map(|mark| i64::from(mark.weight)));
+            });
+            query.push(
+                " ON CONFLICT (name) DO UPDATE SET token = excluded.token, boot = excluded.boot, \
+                 touched_at = excluded.touched_at, mark_until = excluded.mark_until, \
+                 mark_weight = excluded.mark_weight",
+            );
+            execute(query, connection).await?;
+        }
+
+        let gone: Vec<(&LockName, i64)> = changed
+            .iter()
+            .flat_map(|(name, state)| {
+                let stays = |row: &i64| {
+                    state
+                        .ledger
+                        .entries
+                        .iter()
+                        .any(|entry| number(entry.token.get()) == *row)
+                };
+                state
+                    .rows
+                    .iter()
+                    .filter(move |row| !stays(row))
+                    .map(|row| (*name, *row))
+            })
+            .collect();
+        for gone in gone.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(format!(
+                "DELETE FROM {leases} WHERE (name, token) IN (VALUES "
+            ));
+            let mut rows = query.separated(", ");
+            for (name, token) in gone {
+                rows.push("(")
+                    .push_bind_unseparated(key(name))
+                    .push_unseparated(", ");
+                rows.push_bind_unseparated(*token).push_unseparated(")");
+            }
+            query.push(")");
+            execute(query, connection).await?;
+        }
+
+        let written: Vec<(&LockName, &Entry)> = changed
+            .iter()
+            .flat_map(|(name, state)| {
+                let entries = state.ledger.entries.iter();
+                entries
+                    .filter(|e| !state.before.entries.contains(e))
+                    .map(|e| (*name, e))
+            })
+            .collect();
+        for written in written.chunks(ROWS_PER_STATEMENT) {
+            let mut query = QueryBuilder::<Sqlite>::new(format!(
+                "INSERT INTO {leases} (name, token, attempt, owner, owner_is_explicit, weight, \
+                 capacity, granted_at, expires_at, released_at) "
+            ));
+            query.push_values(written, |mut row, (name, entry)| {
+                let (expires_at, released_at) = match entry.until {
+                    Until::Forever => (None, None),
+                    Until::Expiry(at) => (Some(micros(at)), None),
+                    Until::Released(at) => (None, Some(micros(at))),
+                };
+                row.push_bind(key(name))
+                    .push_bind(number(entry.token.get()))
+                    .push_bind(entry.attempt.as_uuid().as_bytes().to_vec())
+                    .push_bind(entry.owner.label().to_owned())
+                    .push_bind(i64::from(entry.owner.is_explicit()))
+                    .push_bind(i64::from(entry.share.weight()))
+                    .push_bind(i64::from(entry.share.capacity()))
+                    .push_bind(micros(entry.granted_at))
+                    .push_bind(expires_at)
+                    .push_bind(released_at);
+            });
+            query.push(
+                " ON CONFLICT (name, token) DO UPDATE SET expires_at = excluded.expires_at, \
+                 released_at = excluded.released_at",
+            );
+            execute(query, connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all that is known of `names`.
+    pub(crate) async fn forget(
+        &self,
+        connection: &mut SqliteConnection,
+        names: &[&LockName],
+    ) -> sqlx::Result<()> {
+        for table in [&self.names, &self.leases] {
+            for names in names.chunks(ROWS_PER_STATEMENT) {
+                let mut query =
+                    QueryBuilder::<Sqlite>::new(format!("DELETE FROM {table} WHERE name IN ("));
+                let mut list = query.separated(", ");
+                for name in names {
+                    list.push_bind(key(name));
+                }
+                query.push(")");
+                execute(query, connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn select(&self) -> String {
+        let Self { names, leases } = self;
+        format!(
+            "SELECT n.name, n.token, n.boot, n.touched_at, n.mark_until, n.mark_weight, \
+             l.token, l.attempt, l.owner, l.owner_is_explicit, l.weight, l.capacity, \
+             l.granted_at, l.expires_at, l.released_at \
+             FROM {names} n LEFT JOIN {leases} l ON l.name = n.name"
+        )
+    }
+}
+
+/// Entries in the order in which they were granted, as the ledger keeps them.
+const ORDER: &str = " ORDER BY n.name, l.token";
+
+async fn is_in_wal_mode(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    let mode: String = sqlx::query_scalar(JOURNAL_MODE)
+        .fetch_one(connection)
+        .await?;
+    Ok(mode.eq_ignore_ascii_case("wal"))
+}
+
+async fn execute(
+    mut query: QueryBuilder<Sqlite>,
+    connection: &mut SqliteConnection,
+) -> sqlx::Result<()> {
+    query.build().execute(connection).await?;
+    Ok(())
+}
+
+/// The states of names, read row by row.
+pub(crate) struct States<'c> {
+    rows: BoxStream<'c, sqlx::Result<SqliteRow>>,
+    boot: Uuid,
+    /// The name whose rows are being read.
+    current: Option<(LockName, State)>,
+}
+
+impl<'c> States<'c> {
+    /// The rows of one name must come one after the other.
+    fn new(rows: BoxStream<'c, sqlx::Result<SqliteRow>>, boot: Uuid) -> Self {
+        Self {
+            rows,
+            boot,
+            current: None,
+        }
+    }
+
+    /// The next name, or `None` after the last one.
+    pub(crate) async fn next(&mut self) -> sqlx::Result<Option<(LockName, State)>> {
+        while let Some(row) = self.rows.try_next().await? {
+            let (name, token, lease) = (read_name(&row)?, row.try_get(6)?, self.is_of_boot(&row)?);
+            let finished = match &self.current {
+                Some((current, _)) if *current == name => None,
+                _ => self.current.replace((name, read_name_state(&row, lease)?)),
+            };
+            if let (Some(token), Some((_, state))) = (token, &mut self.current) {
+                state.rows.push(token);
+                if lease {
+                    state.before.entries.push(read_lease(&row)?);
+                }
+            }
+            if let Some(finished) = finished {
+                return Ok(Some(as_read(finished)));
+            }
+        }
+        Ok(self.current.take().map(as_read))
+    }
+
+    fn is_of_boot(&self, row: &SqliteRow) -> sqlx::Result<bool> {
+        Ok(row.try_get::<Vec<u8>, _>(2)? == self.boot.as_bytes())
+    }
+}
+
+/// Nothing has been decided yet.
+fn as_read((name, mut state): (LockName, State)) -> (LockName, State) {
+    state.ledger = state.before.clone();
+    (name, state)
+}
+
+fn read_name(row: &SqliteRow) -> sqlx::Result<LockName> {
+    let name = String::from_utf8(row.try_get(0)?).map_err(malformed)?;
+    LockName::new(name).map_err(malformed)
+}
+
+/// Reads what stands in the name's own row. Of another boot only the token counts: its times are
+/// of another clock, and its leases and marks ended with it.
+fn read_name_state(row: &SqliteRow, is_of_boot: bool) -> sqlx::Result<State> {
+    let mut before = Ledger {
+        token: read_u64(row, 1)?,
+        ..Ledger::default()
+    };
+    if is_of_boot {
+        before.touched = duration(row.try_get(3)?);
+        let mark = (
+            row.try_get::<Option<i64>, _>(4)?,
+            row.try_get::<Option<u32>, _>(5)?,
+        );
+        if let (Some(until), Some(weight)) = mark {
+            before.mark = Some(Mark {
+                until: duration(until),
+                weight,
+            });
+        }
+    }
+    Ok(State {
+        before,
+        ..State::default()
+    })
+}
+
+fn read_lease(row: &SqliteRow) -> sqlx::Result<Entry> {
+    let owner: String = row.try_get(8)?;
+    let owner = if row.try_get(9)? {
+        Owner::explicit(owner)
+    } else {
+        Owner::label_only(owner)
+    };
+    let expires_at: Option<i64> = row.try_get(13)?;
+    let released_at: Option<i64> = row.try_get(14)?;
+    Ok(Entry {
+        token: Token::new(read_u64(row, 6)?),
+        attempt: Attempt::from_uuid(Uuid::from_slice(row.try_get(7)?).map_err(malformed)?),
+        owner: owner.map_err(malformed)?,
+        share: Share::new(row.try_get(10)?, row.try_get(11)?).map_err(malformed)?,
+        granted_at: duration(row.try_get(12)?),
+        until: match (expires_at, released_at) {
+            (_, Some(at)) => Until::Released(duration(at)),
+            (Some(at), None) => Until::Expiry(duration(at)),
+            (None, None) => Until::Forever,
+        },
+    })
+}
+
+fn read_u64(row: &SqliteRow, column: usize) -> sqlx::Result<u64> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(malformed)
+}
+
+fn malformed(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(error))
+}
+
+fn key(name: &LockName) -> Vec<u8> {
+    name.as_str().as_bytes().to_vec()
+}
+
+fn number(token: u64) -> i64 {
+    i64::try_from(token).unwrap_or(i64::MAX)
+}
+
+fn micros(moment: Duration) -> i64 {
+    i64::try_from(moment.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}

@@ -1,0 +1,248 @@
+//! The backend as its users see it, in one process.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use database_locks_core::{
+    Attempt, Claim, ErrorKind, LeaseId, LockBackend, LockName, Owner, Released, Share, Ttl, Verdict,
+};
+use database_locks_sqlite::{SqliteBackend, SqliteConfig};
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::Barrier;
+
+fn claim(name: &str) -> Claim {
+    Claim {
+        name: LockName::new(name).unwrap(),
+        attempt: Attempt::new(),
+        share: Share::ALL,
+        owner: Owner::of_this_process(),
+        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
+        grace: Duration::ZERO,
+        mark: None,
+    }
+}
+
+async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
+    backend
+        .acquire(std::slice::from_ref(claim))
+        .await
+        .unwrap()
+        .remove(0)
+}
+
+async fn open(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite:{}", path.display()))
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn hundred_tasks_on_two_backends_never_overlap_and_never_see_a_locked_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("locks.db");
+    let backends = [
+        Arc::new(SqliteBackend::connect(path.clone()).await.unwrap()),
+        Arc::new(SqliteBackend::connect(path).await.unwrap()),
+    ];
+    let inside = Arc::new(AtomicU32::new(0));
+    let tasks: Vec<_> = (0..100)
+        .map(|i| {
+            let (backend, inside) = (Arc::clone(&backends[i % 2]), Arc::clone(&inside));
+            tokio::spawn(async move {
+                let claim = claim("one");
+                let token = loop {
+                    match acquire(&backend, &claim).await {
+                        Verdict::Granted(token) => break token,
+                        _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                    }
+                };
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                tokio::task::yield_now().await;
+                assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
+                let Claim {
+                    name,
+                    attempt,
+                    owner,
+                    share,
+                    ..
+                } = claim;
+                let lease = LeaseId {
+                    name,
+                    attempt,
+                    token,
+                    owner,
+                    share,
+                };
+                assert_eq!(backend.release(&[lease]).await.unwrap(), [Released::Freed]);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_connect_at_once_to_a_file_that_is_not_in_wal_mode_yet() {
+    for round in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locks.db");
+        let start = Arc::new(Barrier::new(10));
+        let tasks: Vec<_> = (0..10)
+            .map(|_| {
+                let (path, start) = (path.clone(), Arc::clone(&start));
+                tokio::spawn(async move {
+                    start.wait().await;
+                    SqliteBackend::connect(path).await.map(drop)
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await
+                .unwrap()
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        assert_eq!(fs::read(&path).unwrap()[18..20], [2, 2], "not in WAL mode");
+    }
+}
+
+#[tokio::test]
+async fn places_that_cannot_serve_are_refused_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(
+        at("text"),
+        "This is no database, though it is longer than a header. ".repeat(20),
+    )
+    .unwrap();
+    fs::write(at("linked"), "").unwrap();
+    fs::hard_link(at("linked"), at("link")).unwrap();
+    for (path, kind, word) in [
+        (
+            at("missing/locks.db"),
+            ErrorKind::InvalidOption,
+            "create it",
+        ),
+        (
+            folder.path().to_owned(),
+            ErrorKind::InvalidOption,
+            "name a file in it",
+        ),
+        (at("text"), ErrorKind::InvalidOption, "not a database"),
+        (at("link"), ErrorKind::Unsupported, "hard links"),
+    ] {
+        let error = SqliteBackend::connect(path.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert_eq!(
+            (error.backend(), error.operation()),
+            (Some("sqlite"), Some("connect"))
+        );
+    }
+    let text = fs::read_to_string(at("text")).unwrap();
+    assert!(
+        text.starts_with("This is"),
+        "a file that is no database was written to"
+    );
+}
+
+#[tokio::test]
+async fn file_that_stays_locked_is_unavailable_and_then_serves_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("locks.db");
+    let config = SqliteConfig::new(&path).with_busy_timeout(Duration::from_millis(50));
+    let backend = SqliteBackend::connect(config).await.unwrap();
+    let mut other = open(&path).await;
+    let writing = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let error = backend.acquire(&[claim("a")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.is_retryable());
+    writing.rollback().await.unwrap();
+    assert!(matches!(
+        acquire(&backend, &claim("a")).await,
+        Verdict::Granted(_)
+    ));
+}
+
+#[tokio::test]
+async fn dropped_tables_are_an_error_once_and_then_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("locks.db");
+    let backend = SqliteBackend::connect(path.clone()).await.unwrap();
+    let mut other = open(&path).await;
+    sqlx::raw_sql("DROP TABLE database_locks_lock; DROP TABLE database_locks_lock_lease")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let error = backend.acquire(&[claim("a")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMigrated);
+    backend.migrate().await.unwrap();
+    assert!(matches!(
+        acquire(&backend, &claim("a")).await,
+        Verdict::Granted(_)
+    ));
+}
+
+#[tokio::test]
+async fn tables_of_somebody_else_are_not_migrated_and_other_names_are_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let mut app = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display()))
+        .await
+        .unwrap();
+    sqlx::raw_sql("CREATE TABLE database_locks_lock (id INTEGER PRIMARY KEY, locked_by TEXT)")
+        .execute(&mut app)
+        .await
+        .unwrap();
+    let theirs = SqliteBackend::connect(path.clone()).await.unwrap();
+    let error = theirs.acquire(&[claim("a")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMigrated);
+    assert!(error.to_string().contains("?table="), "{error}");
+
+    let url = format!("sqlite:{}?table=Own", path.display());
+    let own = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap())
+        .await
+        .unwrap();
+    assert!(matches!(
+        acquire(&own, &claim("a")).await,
+        Verdict::Granted(_)
+    ));
+    let url = format!("sqlite:{}?table=other", path.display());
+    let other = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap())
+        .await
+        .unwrap();
+    assert!(matches!(
+        acquire(&other, &claim("a")).await,
+        Verdict::Granted(_)
+    ));
+}
+
+#[tokio::test]
+async fn more_items_than_a_statement_takes_are_decided_in_one_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::connect(folder.path().join("locks.db"))
+        .await
+        .unwrap();
+    let claims: Vec<Claim> = (0..4_000).map(|i| claim(&format!("lock {i}"))).collect();
+    let verdicts = backend.acquire(&claims).await.unwrap();
+    let leases: Vec<LeaseId> = claims
+        .iter()
+        .zip(verdicts)
+        .map(|(claim, verdict)| match verdict {
+            Verdict::Granted(token) => LeaseId {
+                name: claim.name.clone(),
+                attempt: claim.attempt,
+                token,
+                owner: claim.owner.clone(),
+                share: claim.share,
+            },
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let released = backend.release(&leases).await.unwrap();
+    assert!(released.iter().all(|answer| *answer == Released::Freed));
+    assert_eq!(released.len(), 4_000);
+}

@@ -1,0 +1,185 @@
+//! The heartbeat: renewals of all leases of a process, together, and their deadlines.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::backend::{Renewal, Renewed};
+use crate::engine::agenda::Agenda;
+use crate::engine::lane::{Company, Lane};
+use crate::engine::pace::on_grid;
+use crate::error::Result;
+use crate::identity::Attempt;
+use crate::lease::Lease;
+use crate::lease::state::{Event, Phase};
+use crate::name::LockName;
+
+/// One batch at a time, since renewals have one connection.
+const MAX_IN_FLIGHT: usize = 1;
+/// The least time that a renewal is given.
+const LEAST_TIME: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    leases: HashMap<Attempt, Lease>,
+    agenda: Agenda<Due>,
+    lane: Lane<Attempt>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Due {
+    Deadline(Attempt),
+    Renewal(Attempt),
+}
+
+impl Heartbeat {
+    pub(crate) fn new(max_batch: usize) -> Self {
+        Self {
+            leases: HashMap::new(),
+            agenda: Agenda::new(),
+            lane: Lane::new(MAX_IN_FLIGHT, max_batch),
+        }
+    }
+
+    /// Takes care of a lease that was granted to a request that left at `asked_at`.
+    pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration) {
+        let attempt = lease.id().attempt;
+        self.leases.insert(attempt, lease);
+        self.schedule(attempt, asked_at, 1);
+    }
+
+    /// The holder gives the lease up: no renewal leaves any more.
+    pub(crate) fn forget(&mut self, attempt: Attempt) -> Option<Lease> {
+        let lease = self.leases.remove(&attempt)?;
+        self.agenda.cancel(Due::Deadline(attempt));
+        self.agenda.cancel(Due::Renewal(attempt));
+        Some(lease)
+    }
+
+    pub(crate) fn get(&self, attempt: Attempt) -> Option<&Lease> {
+        self.leases.get(&attempt)
+    }
+
+    pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.agenda.next()
+    }
+
+    pub(crate) fn tick(&mut self, now: Duration) {
+        while let Some(due) = self.agenda.pop(now) {
+            let (Due::Deadline(attempt) | Due::Renewal(attempt)) = due;
+            let Some(lease) = self.leases.get(&attempt) else { continue };
+            let state = lease.look();
+            if state.is_over() {
+                self.agenda.cancel(Due::Renewal(attempt));
+                if let Phase::Lost(reason) = state.phase {
+                    tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
+                }
+            } else if let Due::Renewal(_) = due {
+                self.lane.push(lease.name().clone(), attempt, Company::Any);
+            }
+        }
+    }
+
+    /// The next batch of renewals, to be sent at `now`.
+    pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
+        loop {
+            let batch = self.lane.depart()?;
+            let mut departure =
+                Departure { names: Vec::new(), renewals: Vec::new(), at: now, time: Duration::MAX };
+            let mut settled = Vec::new();
+            for (name, attempt) in batch {
+                match self.leases.get(&attempt).filter(|lease| !lease.look().is_over()) {
+                    Some(lease) => {
+                        departure.names.push(name);
+                        departure
+                            .renewals
+                            .push(Renewal { lease: lease.id().clone(), ttl: lease.terms().ttl });
+                    }
+                    None => settled.push(name),
+                }
+            }
+            self.lane.skipped(&settled);
+            if departure.renewals.is_empty() {
+                self.lane.landed([]);
+                continue;
+            }
+            // A batch that hangs delays all others, so it has the time that the lease with the
+            // shortest TTL of all can spare.
+            departure.time = self
+                .leases
+                .values()
+                .filter_map(|lease| lease.terms().ttl.duration())
+                .min()
+                .map_or(Duration::MAX, |ttl| (ttl / 3).max(LEAST_TIME));
+            return Some(departure);
+        }
+    }
+
+    /// Takes the answer to a batch.
+    pub(crate) fn arrive(
+        &mut self,
+        departure: &Departure,
+        answer: Result<Vec<Renewed>>,
+        now: Duration,
+    ) {
+        self.lane.landed(&departure.names);
+        let answers = match answer {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::warn!(
+                    leases = departure.renewals.len(), %error, "a renewal failed, will try again"
+                );
+                vec![Renewed::Skipped; departure.renewals.len()]
+            }
+        };
+        for (renewal, answer) in departure.renewals.iter().zip(answers) {
+            let attempt = renewal.lease.attempt;
+            let Some(lease) = self.leases.get(&attempt) else { continue };
+            let event = match answer {
+                Renewed::Alive => Event::Renewed { asked_at: departure.at },
+                Renewed::Lost(reason) => Event::Gone(reason),
+                Renewed::Skipped => Event::Failed,
+            };
+            let state = lease.apply(event);
+            match state.phase {
+                Phase::Lost(reason) => {
+                    tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
+                    self.agenda.cancel(Due::Deadline(attempt));
+                    self.agenda.cancel(Due::Renewal(attempt));
+                }
+                Phase::Unknown => self.schedule(attempt, now, 8),
+                Phase::Held => self.schedule(attempt, departure.at, 1),
+                Phase::Released => {}
+            }
+        }
+    }
+
+    /// Makes the next renewal due a period, or a part of one, after `since`, and the deadline
+    /// whenever it is.
+    fn schedule(&mut self, attempt: Attempt, since: Duration, part: u32) {
+        let Some(lease) = self.leases.get(&attempt) else { return };
+        if let Some(deadline) = lease.look().deadline {
+            self.agenda.set(Due::Deadline(attempt), deadline);
+        }
+        if let Some(period) = lease.terms().renew_every {
+            // Laid on a grid that is the same for all leases of one TTL, so that they leave
+            // together; the step before, since a renewal must not be late.
+            let step = period / 8;
+            let due = on_grid(since.saturating_add(period / part), step).saturating_sub(step);
+            self.agenda.set(Due::Renewal(attempt), due.max(since.saturating_add(step / 2)));
+        }
+    }
+}
+
+/// A batch of renewals on its way.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    names: Vec<LockName>,
+    pub(crate) renewals: Vec<Renewal>,
+    pub(crate) at: Duration,
+    /// How long it may take.
+    pub(crate) time: Duration,
+}

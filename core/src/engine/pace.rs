@@ -1,0 +1,139 @@
+//! How often a waiter asks: quick at first, then slower, and in step with the others.
+
+use std::time::Duration;
+
+use crate::backend::Busy;
+
+/// How a request that finds its lock busy asks again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Retry {
+    /// At once when a release is heard of, and otherwise with a back-off that suits the backend:
+    /// quick at first, slower while hints arrive or many names are waited for.
+    #[default]
+    Adaptive,
+    /// At once when a release is heard of, and otherwise at this interval, at least 1 ms.
+    Every(Duration),
+    /// Never: the request asks once.
+    Never,
+}
+
+const FIRST: Duration = Duration::from_millis(25);
+/// The slowest pace where only polling tells of a release.
+const SLOWEST_POLLING: Duration = Duration::from_millis(250);
+/// The slowest pace where hints were seen to arrive.
+const SLOWEST_LISTENING: Duration = Duration::from_secs(2);
+/// What each name that is waited for adds to the slowest pace: a process asks for at most about a
+/// thousand names a second.
+const PER_NAME: Duration = Duration::from_millis(1);
+const AFTER_ERROR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How old a waiter's mark becomes before it is written again.
+const MARK_AGE: Duration = Duration::from_secs(2);
+
+/// What the pace of a process depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) listening: bool,
+    pub(crate) names: usize,
+}
+
+impl Pace {
+    /// When to ask again what was busy just now for the `asks`th time. `jitter` is 0 to 1.
+    pub(crate) fn next_ask(
+        self,
+        retry: Retry,
+        asks: u32,
+        busy: &Busy,
+        now: Duration,
+        jitter: f64,
+    ) -> Duration {
+        if let Retry::Every(interval) = retry {
+            return now.saturating_add(interval.max(Duration::from_millis(1)));
+        }
+        let slowest = self.slowest();
+        let backoff = doubled(FIRST, asks, slowest).mul_f64(0.75 + jitter / 2.0);
+        match busy.retry_after {
+            // The holder may die: be there when its lease ends, though not before.
+            Some(ends) if ends < backoff => now.saturating_add(ends).saturating_add(ENDED),
+            // Laid on a grid, so that the waiters of a process ask together.
+            _ => on_grid(now.saturating_add(backoff), slowest / 16),
+        }
+    }
+
+    /// When to ask again after an error.
+    pub(crate) fn after_error(failures: u32, now: Duration, jitter: f64) -> Duration {
+        now.saturating_add(doubled(AFTER_ERROR.0, failures, AFTER_ERROR.1).mul_f64(0.5 + jitter))
+    }
+
+    /// How long a waiter's mark is to live, if it has to be written now.
+    pub(crate) fn mark(self, marked_at: Option<Duration>, now: Duration) -> Option<Duration> {
+        let due = marked_at.is_none_or(|at| now.saturating_sub(at) >= MARK_AGE);
+        due.then(|| MARK_AGE.max(self.slowest()).mul_f64(2.5))
+    }
+
+    fn slowest(self) -> Duration {
+        let names = u32::try_from(self.names).unwrap_or(u32::MAX);
+        let base = if self.listening { SLOWEST_LISTENING } else { SLOWEST_POLLING };
+        base.max(PER_NAME.saturating_mul(names))
+    }
+}
+
+/// What a lease is given beyond its expiry before it is asked for, so that it has ended.
+const ENDED: Duration = Duration::from_millis(2);
+
+fn doubled(first: Duration, times: u32, slowest: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(slowest)
+}
+
+/// The first moment of a grid of `step` that is not before `moment`.
+pub(crate) fn on_grid(moment: Duration, step: Duration) -> Duration {
+    let step = step.as_micros().max(1);
+    let micros = moment.as_micros().div_ceil(step).saturating_mul(step);
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn delay(pace: Pace, asks: u32, retry_after: Option<Duration>) -> Duration {
+        let busy = Busy { holder: None, retry_after };
+        pace.next_ask(Retry::Adaptive, asks, &busy, NOW, 0.5) - NOW
+    }
+
+    #[test]
+    fn polling_is_quick_at_first_and_backs_off() {
+        let pace = Pace { listening: false, names: 1 };
+        assert!(delay(pace, 0, None) <= Duration::from_millis(50));
+        assert!(delay(pace, 9, None) >= Duration::from_millis(200));
+        assert!(delay(pace, u32::MAX, None) <= Duration::from_millis(320));
+    }
+
+    #[test]
+    fn hints_and_many_names_slow_it_down() {
+        let few = Pace { listening: true, names: 1 };
+        assert!(delay(few, 20, None) >= Duration::from_millis(1_500));
+        let many = Pace { listening: false, names: 5_000 };
+        assert!(delay(many, 20, None) >= Duration::from_secs(4));
+    }
+
+    #[test]
+    fn the_end_of_the_holders_lease_is_not_missed() {
+        let pace = Pace { listening: true, names: 5_000 };
+        let ends = Duration::from_millis(30);
+        let delay = delay(pace, 20, Some(ends));
+        assert!(delay > ends && delay < Duration::from_millis(50), "{delay:?}");
+    }
+
+    #[test]
+    fn a_mark_outlives_the_next_ask() {
+        for pace in [Pace { listening: true, names: 1 }, Pace { listening: false, names: 9_000 }] {
+            let mark = pace.mark(None, NOW).unwrap();
+            assert!(mark > delay(pace, 20, None) + MARK_AGE / 2);
+            assert_eq!(pace.mark(Some(NOW), NOW + MARK_AGE / 2), None);
+            assert!(pace.mark(Some(NOW), NOW + MARK_AGE).is_some());
+        }
+    }
+}

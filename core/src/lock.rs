@@ -1,0 +1,279 @@
+//! A request for a lock, and its options.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Busy, Claim, LossReason};
+use crate::engine::Engine;
+use crate::engine::pace::Retry;
+use crate::engine::request::{OnWait, Request};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Guard;
+use crate::identity::Attempt;
+use crate::lease::state::Terms;
+use crate::lease::{Lease, OnLost};
+use crate::name::LockName;
+use crate::owner::Owner;
+use crate::share::Share;
+use crate::ttl::Ttl;
+
+/// A request for a lock, made by [`Locks::lock`](crate::Locks::lock),
+/// [`RwLock`](crate::RwLock) or [`Semaphore`](crate::Semaphore).
+///
+/// Options are checked when the lock is asked for: an unusable one is an error of
+/// [`acquire`](Self::acquire), which names it.
+#[must_use = "a request does nothing until it is acquired, tried or run"]
+pub struct LockRequest {
+    engine: Arc<Engine>,
+    name: Result<LockName>,
+    share: Result<Share>,
+    owner: Result<Owner>,
+    ttl: Result<Ttl>,
+    margin: Option<Duration>,
+    renew_before: Option<Duration>,
+    auto_renew: bool,
+    grace: Duration,
+    timeout: Option<Duration>,
+    retry: Retry,
+    on_wait: Option<OnWait>,
+    on_lost: Option<OnLost>,
+}
+
+impl LockRequest {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        name: Result<LockName>,
+        share: Result<Share>,
+        owner: Owner,
+        ttl: Ttl,
+    ) -> Self {
+        Self {
+            engine,
+            name,
+            share,
+            owner: Ok(owner),
+            ttl: Ok(ttl),
+            margin: None,
+            renew_before: None,
+            auto_renew: true,
+            grace: Duration::ZERO,
+            timeout: None,
+            retry: Retry::default(),
+            on_wait: None,
+            on_lost: None,
+        }
+    }
+
+    /// Waits for at most this long. Without it, a request waits for as long as it takes, also
+    /// through an outage of the database.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long the lease lives on the server without being renewed: 100 ms to 24 h, or
+    /// [`Ttl::Infinite`]. Default 10 s.
+    pub fn ttl(mut self, ttl: impl TryInto<Ttl, Error: Into<Error>>) -> Self {
+        self.ttl = ttl.try_into().map_err(Into::into);
+        self
+    }
+
+    /// A renewal is due at the latest this long before the lease expires; it may come earlier.
+    /// Default 2 s, or half the TTL if that is less.
+    pub fn renew_before(mut self, renew_before: Duration) -> Self {
+        self.renew_before = Some(renew_before);
+        self
+    }
+
+    /// Whether the lease is renewed for as long as the guard lives. Default true. A lease that is
+    /// not renewed is lost when its TTL has passed.
+    pub fn auto_renew(mut self, auto_renew: bool) -> Self {
+        self.auto_renew = auto_renew;
+        self
+    }
+
+    /// Names the owner, up to 255 bytes. Two requests of one explicit owner do not exclude each
+    /// other: from the same [`Locks`](crate::Locks) the second joins the live lease (one token;
+    /// released with the last guard), from elsewhere it supersedes it.
+    pub fn owner(mut self, owner: impl AsRef<str>) -> Self {
+        self.owner = Owner::explicit(owner);
+        self
+    }
+
+    /// How long an expired lease of somebody else is still respected. Default zero, which is right
+    /// where one server's clock judges; on a cluster whose nodes judge by their own clocks, give
+    /// at least their skew.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long before the server's expiry the holder gives up: what it takes to stop the work,
+    /// and what the clocks' rates may differ by in a TTL. Default a fiftieth of the TTL, within
+    /// 5 ms to 1 s.
+    pub fn margin(mut self, margin: Duration) -> Self {
+        self.margin = Some(margin);
+        self
+    }
+
+    /// How a busy lock is asked for again. Default [`Retry::Adaptive`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Calls `callback` each time that the database says that the lock is busy, while this request
+    /// is the first in its process's queue. It runs on the engine's thread and must not block.
+    pub fn on_wait(mut self, callback: impl FnMut(&Busy) + Send + 'static) -> Self {
+        self.on_wait = Some(Box::new(callback));
+        self
+    }
+
+    /// Calls `callback` once if the lease is lost, on a thread of its own.
+    pub fn on_lost(mut self, callback: impl FnOnce(LossReason) + Send + 'static) -> Self {
+        self.on_lost = Some(Box::new(callback));
+        self
+    }
+
+    /// Waits for the lock, first come, first served within this [`Locks`](crate::Locks).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: dropping the future at any point gives up the place in the queue, and a lease that
+    /// was granted meanwhile is released.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] if it was not obtained in time, [`ErrorKind::Unavailable`] if the
+    /// database could not be asked in time, [`ErrorKind::CapacityMismatch`] if the name is held
+    /// with another capacity, [`ErrorKind::InvalidName`] and [`ErrorKind::InvalidOption`] for what
+    /// cannot be asked for, and what the database refuses.
+    pub async fn acquire(mut self) -> Result<Guard> {
+        if self.timeout == Some(Duration::ZERO) {
+            self.retry = Retry::Never;
+        }
+        let (engine, request) = self.into_request()?;
+        let (name, timeout) = (request.claim.name.clone(), request.timeout);
+        match engine.request(request).await? {
+            Some(hold) => Ok(Guard::new(hold)),
+            None => Err(Error::new(
+                ErrorKind::Timeout,
+                match timeout {
+                    Some(timeout) => {
+                        format!("somebody else holds it, and the timeout is {timeout:?}")
+                    }
+                    None => "somebody else holds it, and the request asks only once".to_owned(),
+                },
+            )
+            .with_lock(&name)
+            .with_operation("acquire")),
+        }
+    }
+
+    /// Asks for the lock once: `None` where somebody else holds it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), but never [`ErrorKind::Timeout`].
+    pub async fn try_acquire(mut self) -> Result<Option<Guard>> {
+        self.retry = Retry::Never;
+        let (engine, request) = self.into_request()?;
+        Ok(engine.request(request).await?.map(Guard::new))
+    }
+
+    /// Waits for the lock, does `work` under it, and releases it. If the lease is lost, the work
+    /// is dropped at its next await point.
+    ///
+    /// ```
+    /// # use database_locks_core::{Locks, Result, LockBackend};
+    /// # async fn example(locks: Locks) -> Result<()> {
+    /// let sum = locks.lock("nightly").run(async |lease| {
+    ///     // Let what you write to refuse tokens older than the newest that it has seen.
+    ///     println!("working under token {}", lease.token());
+    ///     1 + 1
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the work and releases the lock.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and [`ErrorKind::Lost`] if the lease was lost before the work
+    /// was done.
+    pub async fn run<T>(self, work: impl AsyncFnOnce(Lease) -> T) -> Result<T> {
+        let guard = self.acquire().await?;
+        let done = guard.run(work(guard.lease())).await?;
+        if let Err(error) = guard.release().await {
+            // The work was done while the lease was good.
+            tracing::warn!(%error, "the lock was not released in an orderly way");
+        }
+        Ok(done)
+    }
+
+    fn into_request(self) -> Result<(Arc<Engine>, Request)> {
+        let name = self.name?;
+        let request = (|| {
+            let can = self.engine.backend().capabilities();
+            let (share, ttl) = (self.share?, self.ttl?);
+            if share != Share::ALL && !can.shares {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this backend has exclusive locks only",
+                )
+                .with_backend(can.backend));
+            }
+            if ttl.duration().is_some_and(|ttl| ttl < can.min_ttl) {
+                return Err(Error::new(
+                    ErrorKind::InvalidOption,
+                    format!(
+                        "the TTL is shorter than is safe here: give at least {:?}",
+                        can.min_ttl
+                    ),
+                )
+                .with_backend(can.backend));
+            }
+            let terms = Terms::new(ttl, self.margin, self.renew_before, self.auto_renew)?;
+            let asks_once = self.retry == Retry::Never;
+            Ok(Request {
+                id: self.engine.next_id(),
+                claim: Claim {
+                    name: name.clone(),
+                    attempt: Attempt::new(),
+                    share,
+                    owner: self.owner?,
+                    ttl,
+                    grace: self.grace,
+                    mark: None,
+                },
+                terms,
+                retry: self.retry,
+                // Who asks once waits for no holder, though for an answer.
+                timeout: if asks_once { Some(self.engine.request_timeout()) } else { self.timeout },
+                on_wait: self.on_wait,
+                on_lost: self.on_lost,
+                reply: None,
+            })
+        })();
+        Ok((self.engine, request.map_err(|error: Error| error.with_lock(&name))?))
+    }
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRequest")
+            .field("name", &self.name)
+            .field("share", &self.share)
+            .field("owner", &self.owner)
+            .field("ttl", &self.ttl)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+//! The entrance: one backend and one engine, for all locks of a process.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Released};
+use crate::engine::{Engine, Home};
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::LeaseId;
+use crate::lock::LockRequest;
+use crate::name::LockName;
+use crate::owner::Owner;
+use crate::rwlock::RwLock;
+use crate::semaphore::Semaphore;
+use crate::share::Share;
+use crate::ttl::Ttl;
+
+/// Locks on one backend.
+///
+/// Cheap to clone; all clones share one engine, with a thread of its own. The engine ends when the
+/// last clone and the last guard have gone. A release that was only queued when the process exits
+/// is not sent: await [`release`](crate::Guard::release) or [`shutdown`](Self::shutdown) first.
+///
+/// # Which lock should you use?
+///
+/// - [`lock`](Self::lock): one holder at a time.
+/// - [`rwlock`](Self::rwlock): many readers or one writer.
+/// - [`semaphore`](Self::semaphore): up to a number of permits at a time.
+#[derive(Debug, Clone)]
+pub struct Locks {
+    engine: Arc<Engine>,
+    ttl: Ttl,
+    owner: Owner,
+}
+
+impl Locks {
+    /// Locks on `backend`, with the default options.
+    ///
+    /// # Panics
+    ///
+    /// If the system gives no thread; [`builder`](Self::builder) reports that as an error.
+    #[must_use]
+    pub fn new(backend: impl LockBackend) -> Self {
+        match Self::builder().build(Arc::new(backend)) {
+            Ok(locks) => locks,
+            Err(error) => panic!("no locks: {error}"),
+        }
+    }
+
+    /// Chooses options first.
+    #[must_use]
+    pub fn builder() -> LocksBuilder {
+        LocksBuilder::default()
+    }
+
+    /// A lock that one can hold at a time.
+    pub fn lock(&self, name: impl AsRef<str>) -> LockRequest {
+        self.request(LockName::new(name), Ok(Share::ALL))
+    }
+
+    /// A lock that many readers or one writer can hold.
+    pub fn rwlock(&self, name: impl AsRef<str>) -> RwLock {
+        RwLock::new(self.clone(), LockName::new(name))
+    }
+
+    /// A lock that has `capacity` permits.
+    pub fn semaphore(&self, name: impl AsRef<str>, capacity: u32) -> Semaphore {
+        Semaphore::new(self.clone(), LockName::new(name), capacity)
+    }
+
+    /// All live leases whose names start with `prefix`, by name.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn list(&self, prefix: impl Into<String>) -> Result<Vec<LeaseInfo>> {
+        let mut query = ListQuery { prefix: prefix.into(), ..ListQuery::default() };
+        let mut all = Vec::new();
+        loop {
+            let page = self.list_page(query.clone()).await?;
+            let full = page.len() >= query.limit as usize;
+            query.after = page.last().map(|info| (info.lease.name.clone(), info.lease.attempt));
+            all.extend(page);
+            if !full {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// One page of live leases.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn list_page(&self, query: ListQuery) -> Result<Vec<LeaseInfo>> {
+        self.engine.call("list", |backend| async move { backend.list(&query).await }).await
+    }
+
+    /// Ends exactly this lease, as [`list`](Self::list) named it, whoever holds it; it cannot hit
+    /// the next holder. True if it was alive. Its holder learns of the loss by its next renewal.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.
+    pub async fn force_release(&self, lease: &LeaseId) -> Result<bool> {
+        let leases = [lease.clone()];
+        self.engine
+            .call("force_release", |backend| async move {
+                loop {
+                    match backend.release(&leases).await?.first() {
+                        Some(Released::Freed) => return Ok(true),
+                        Some(Released::Lost(_)) | None => return Ok(false),
+                        Some(Released::Skipped) => {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Forgets names that nobody has held for `idle`, and answers how many. Never needed for
+    /// correctness; a day or more is a good choice.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports.
+    pub async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        let mut all = 0;
+        loop {
+            let some = self
+                .engine
+                .call("clean_up", move |b| async move { b.clean_up(idle).await })
+                .await?;
+            all += some;
+            if some == 0 {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Ends everything, and waits until queued releases are flushed. Whoever waits for a lock gets
+    /// an error; leases that are still held are released, and their holders learn
+    /// [`LossReason::Shutdown`](crate::LossReason::Shutdown).
+    pub async fn shutdown(&self) {
+        self.engine.shutdown().await;
+    }
+
+    /// What the backend is and can do.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.engine.backend().capabilities()
+    }
+
+    pub(crate) fn request(&self, name: Result<LockName>, share: Result<Share>) -> LockRequest {
+        LockRequest::new(Arc::clone(&self.engine), name, share, self.owner.clone(), self.ttl)
+    }
+}
+
+/// Options that hold for all locks of a [`Locks`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct LocksBuilder {
+    ttl: Result<Ttl>,
+    owner: Owner,
+    request_timeout: Duration,
+    on_current_runtime: bool,
+}
+
+impl Default for LocksBuilder {
+    fn default() -> Self {
+        Self {
+            ttl: Ok(Ttl::DEFAULT),
+            owner: Owner::of_this_process(),
+            request_timeout: Duration::from_secs(5),
+            on_current_runtime: false,
+        }
+    }
+}
+
+impl LocksBuilder {
+    /// The TTL of requests that choose none. Default 10 s.
+    pub fn default_ttl(mut self, ttl: impl TryInto<Ttl, Error: Into<Error>>) -> Self {
+        self.ttl = ttl.try_into().map_err(Into::into);
+        self
+    }
+
+    /// The owner of requests that name none. Default `hostname.pid`, as a label only.
+    pub fn default_owner(mut self, owner: Owner) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// How long one request to the database may take before its outcome counts as unknown. It also
+    /// bounds how long a try waits for an answer. Default 5 s.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Runs the engine on the tokio runtime of the caller, by that runtime's clock, instead of on
+    /// a thread of its own: for tests that pause time. If that runtime is blocked, renewals are
+    /// late.
+    pub fn on_current_runtime(mut self) -> Self {
+        self.on_current_runtime = true;
+        self
+    }
+
+    /// Starts the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for an option that cannot be used, and [`ErrorKind::Backend`]
+    /// where the system gives no thread.
+    pub fn build(self, backend: Arc<dyn LockBackend>) -> Result<Locks> {
+        let home = self.home()?;
+        self.start(home, backend)
+    }
+
+    /// Connects a backend where the engine will run, so that its connections belong to the
+    /// engine's runtime and not to the caller's, and starts the engine.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and the errors of `connect`.
+    pub async fn open(
+        self,
+        connect: impl Future<Output = Result<Arc<dyn LockBackend>>> + Send + 'static,
+    ) -> Result<Locks> {
+        let home = self.home()?;
+        let backend = home.run(connect).await?;
+        self.start(home, backend)
+    }
+
+    fn home(&self) -> Result<Home> {
+        if self.request_timeout.is_zero() {
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                "the request_timeout is zero: give the database some time to answer",
+            ));
+        }
+        if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }
+    }
+
+    fn start(self, home: Home, backend: Arc<dyn LockBackend>) -> Result<Locks> {
+        let engine = Arc::new(Engine::start(home, backend, self.request_timeout));
+        Ok(Locks { engine, ttl: self.ttl?, owner: self.owner })
+    }
+}
