@@ -58,10 +58,7 @@ impl PostgresBackend {
         if version < sql::MIN_SERVER_VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!(
-                    "the server is Postgres {}: at least 12 is needed",
-                    version / 10_000
-                ),
+                format!("the server is Postgres {}: at least 12 is needed", version / 10_000),
             )
             .with_backend(crate::NAME));
         }
@@ -87,19 +84,13 @@ impl PostgresBackend {
             .run(async |client| {
                 let tables: [(&(dyn ToSql + Sync), Type); 2] =
                     [(&lock, Type::TEXT), (&share, Type::TEXT)];
-                let rows = client
-                    .query_typed(self.statements.is_migrated, &tables)
-                    .await?;
+                let rows = client.query_typed(self.statements.is_migrated, &tables).await?;
                 if rows.first().is_some_and(|row| row.get(0)) {
                     return Ok(());
                 }
-                let schema: String = sql::schema(&self.config)
-                    .into_iter()
-                    .map(|s| s + ";\n")
-                    .collect();
-                client
-                    .batch_execute(&format!("{}{schema}", sql::MIGRATE))
-                    .await
+                let schema: String =
+                    sql::schema(&self.config).into_iter().map(|s| s + ";\n").collect();
+                client.batch_execute(&format!("{}{schema}", sql::MIGRATE)).await
             })
             .await
             .map_err(|error| self.failed("migrate", error))
@@ -122,14 +113,8 @@ impl PostgresBackend {
                     (&micros(claim.grace), Type::INT8),
                     (&claim.mark.map(micros), Type::INT8),
                 ];
-                self.query(
-                    connection,
-                    &self.statements.acquire_one,
-                    parameters,
-                    patient,
-                    &names,
-                )
-                .await
+                self.query(connection, &self.statements.acquire_one, parameters, patient, &names)
+                    .await
             }
             _ => {
                 let attempts = column(claims, |c| c.attempt.as_uuid());
@@ -151,14 +136,8 @@ impl PostgresBackend {
                     (&graces, Type::INT8_ARRAY),
                     (&marks, Type::INT8_ARRAY),
                 ];
-                self.query(
-                    connection,
-                    &self.statements.acquire_many,
-                    parameters,
-                    patient,
-                    &names,
-                )
-                .await
+                self.query(connection, &self.statements.acquire_many, parameters, patient, &names)
+                    .await
             }
         };
         match result {
@@ -184,10 +163,7 @@ impl PostgresBackend {
         parameters.push((&channel, Type::TEXT));
         let connection = self.connections.shared().await?;
         let sql = &self.statements.release;
-        match self
-            .query(connection, sql, &parameters, patient, &columns.names)
-            .await
-        {
+        match self.query(connection, sql, &parameters, patient, &columns.names).await {
             Ok(rows) => by_ordinal(leases.len(), &rows, Released::Skipped, |row| {
                 Ok(match ended(row)? {
                     Ended::No => Released::Freed,
@@ -227,10 +203,7 @@ impl PostgresBackend {
                         client.batch_execute(sql::COMMIT),
                     )
                     .await;
-                    begun
-                        .and(locked)
-                        .and(rows)
-                        .and_then(|rows| committed.map(|()| rows))
+                    begun.and(locked).and(rows).and_then(|rows| committed.map(|()| rows))
                 } else if guarded {
                     let (begun, rows, committed) = join3(
                         client.batch_execute(sql::BEGIN),
@@ -278,10 +251,7 @@ impl LockBackend for PostgresBackend {
             }
         }
         let contended = || Verdict::Busy(Busy::default());
-        Ok(verdicts
-            .into_iter()
-            .map(|verdict| verdict.unwrap_or_else(contended))
-            .collect())
+        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(contended)).collect())
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
@@ -294,10 +264,7 @@ impl LockBackend for PostgresBackend {
         parameters.push((&ttls, Type::INT8_ARRAY));
         let connection = self.connections.for_renewals().await?;
         let sql = &self.statements.renew;
-        match self
-            .query(connection, sql, &parameters, false, &columns.names)
-            .await
-        {
+        match self.query(connection, sql, &parameters, false, &columns.names).await {
             Ok(rows) => by_ordinal(renewals.len(), &rows, Renewed::Skipped, |row| {
                 Ok(match ended(row)? {
                     Ended::No => Renewed::Alive,
@@ -347,10 +314,7 @@ impl LockBackend for PostgresBackend {
             .await
             .map_err(|error| self.failed("list", error))?;
         // A name that this library could not have written is nothing that it could release.
-        Ok(rows
-            .iter()
-            .filter_map(|row| lease_info(row).transpose())
-            .collect::<Result<_>>()?)
+        Ok(rows.iter().filter_map(|row| lease_info(row).transpose()).collect::<Result<_>>()?)
     }
 
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
@@ -424,9 +388,7 @@ fn int(number: u32) -> i32 {
 /// At most 1,000 years, so that the server's calendar does not end before it.
 fn micros(duration: Duration) -> i64 {
     const MOST: i64 = 1_000 * 365 * 86_400 * 1_000_000;
-    i64::try_from(duration.as_micros())
-        .unwrap_or(MOST)
-        .min(MOST)
+    i64::try_from(duration.as_micros()).unwrap_or(MOST).min(MOST)
 }
 
 fn ttl_micros(ttl: Ttl) -> Option<i64> {
@@ -443,9 +405,7 @@ fn by_ordinal<T: Clone>(
     let mut answers = vec![unanswered; items];
     for row in rows {
         let ordinal: i64 = get(row, 0)?;
-        let place = usize::try_from(ordinal - 1)
-            .ok()
-            .and_then(|i| answers.get_mut(i));
+        let place = usize::try_from(ordinal - 1).ok().and_then(|i| answers.get_mut(i));
         *place.ok_or_else(|| unexpected("an answer to no question"))? = answer(row)?;
     }
     Ok(answers)
@@ -473,10 +433,7 @@ fn busy(row: &Row) -> Result<Busy> {
             remaining: get::<Option<i64>>(row, 8)?.map(duration),
         }),
     };
-    Ok(Busy {
-        holder,
-        retry_after: get::<Option<i64>>(row, 9)?.map(duration),
-    })
+    Ok(Busy { holder, retry_after: get::<Option<i64>>(row, 9)?.map(duration) })
 }
 
 enum Ended {
@@ -520,11 +477,7 @@ fn lease_info(row: &Row) -> Result<Option<LeaseInfo>> {
 /// The owner as stored. Others who write the table may store what is no owner here.
 fn owner(label: Option<&str>, explicit: bool) -> Owner {
     let label = label.unwrap_or("unknown");
-    let parsed = if explicit {
-        Owner::explicit(label)
-    } else {
-        Owner::label_only(label)
-    };
+    let parsed = if explicit { Owner::explicit(label) } else { Owner::label_only(label) };
     parsed.unwrap_or_else(|_| {
         let mut readable: String = label.chars().filter(|c| !c.is_control()).collect();
         readable.truncate(readable.floor_char_boundary(Owner::MAX_BYTES));
@@ -547,8 +500,7 @@ fn first(rows: &[Row]) -> Result<&Row> {
 }
 
 fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: usize) -> Result<T> {
-    row.try_get(column)
-        .map_err(|error| error::from_driver(error, "the server"))
+    row.try_get(column).map_err(|error| error::from_driver(error, "the server"))
 }
 
 fn unexpected(what: &str) -> Error {

@@ -60,20 +60,14 @@ impl PostgresConfig {
     /// [`ErrorKind::InvalidOption`] for a URL that cannot be read, an unknown parameter or a value
     /// that it cannot have. The message never repeats the password.
     pub fn from_url(url: &str) -> Result<Self> {
-        if !["postgres://", "postgresql://"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
-        {
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(invalid(
                 "the URL does not start with postgres:// or postgresql://: give one that does",
             ));
         }
         let credentials_end = url.find('@').unwrap_or(0);
         let (base, query) = match url[credentials_end..].find('?') {
-            Some(at) => (
-                &url[..credentials_end + at],
-                &url[credentials_end + at + 1..],
-            ),
+            Some(at) => (&url[..credentials_end + at], &url[credentials_end + at + 1..]),
             None => (url, ""),
         };
 
@@ -83,19 +77,13 @@ impl PostgresConfig {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = percent_decode_str(value).decode_utf8().map_err(|_| {
-                invalid(format!(
-                    "the parameter {key} of the URL is not UTF-8: encode it as UTF-8"
-                ))
+                invalid(format!("the parameter {key} of the URL is not UTF-8: encode it as UTF-8"))
             })?;
             match key {
                 "table" | "schema" | "pool_size" | "sslmode" | "sslrootcert" | "sslcert"
                 | "sslkey" => ours.push((key, value.into_owned())),
                 _ => {
-                    let _ = write!(
-                        theirs,
-                        "{}{pair}",
-                        if theirs.is_empty() { '?' } else { '&' }
-                    );
+                    let _ = write!(theirs, "{}{pair}", if theirs.is_empty() { '?' } else { '&' });
                     given.push(key);
                 }
             }
@@ -318,11 +306,7 @@ impl PostgresConfig {
             })
             .chain(self.driver.get_hostaddrs().iter().map(ToString::to_string))
             .collect();
-        format!(
-            "{}/{}",
-            hosts.join(","),
-            self.driver.get_dbname().unwrap_or_default()
-        )
+        format!("{}/{}", hosts.join(","), self.driver.get_dbname().unwrap_or_default())
     }
 }
 
@@ -341,9 +325,7 @@ fn check_identifier(what: &str, name: &str, longest: usize) -> Result<()> {
 }
 
 fn unreadable(error: &tokio_postgres::Error) -> String {
-    let why = std::error::Error::source(error)
-        .map(|why| format!(" ({why})"))
-        .unwrap_or_default();
+    let why = std::error::Error::source(error).map(|why| format!(" ({why})")).unwrap_or_default();
     format!(
         "the URL cannot be read{why}: give postgres://user:password@host:port/database, with \
          special characters encoded as %XX"
@@ -373,15 +355,9 @@ mod tests {
         assert_eq!(config.channel(), "ops.locks");
         assert_eq!(config.connections(), 2);
         assert_eq!(config.tls.mode, SslMode::VerifyFull);
-        assert_eq!(
-            config.tls.root_cert.as_deref(),
-            Some("/etc/ca.pem".as_ref())
-        );
+        assert_eq!(config.tls.root_cert.as_deref(), Some("/etc/ca.pem".as_ref()));
         assert_eq!(config.driver.get_ssl_mode(), DriverSslMode::Require);
-        assert_eq!(
-            config.driver.get_connect_timeout(),
-            Some(&Duration::from_secs(3))
-        );
+        assert_eq!(config.driver.get_connect_timeout(), Some(&Duration::from_secs(3)));
         assert_eq!(config.driver.get_ports(), [5433, 5432]);
         assert_eq!(config.driver.get_password(), Some("p@ss".as_bytes()));
         assert_eq!(config.place(), "db1,db2/app");
@@ -393,20 +369,11 @@ mod tests {
         assert_eq!(config.lock_table(), r#""database_locks_lock""#);
         assert_eq!(config.connections(), 4);
         assert_eq!(config.tls.mode, SslMode::Prefer);
-        assert_eq!(
-            config.driver.get_target_session_attrs(),
-            TargetSessionAttrs::ReadWrite
-        );
-        assert_eq!(
-            config.driver.get_hosts(),
-            [Host::Tcp("localhost".to_owned())]
-        );
+        assert_eq!(config.driver.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        assert_eq!(config.driver.get_hosts(), [Host::Tcp("localhost".to_owned())]);
         assert_eq!(config.driver.get_options(), None);
         let any = parse("postgres://h/app?target_session_attrs=any");
-        assert_eq!(
-            any.driver.get_target_session_attrs(),
-            TargetSessionAttrs::Any
-        );
+        assert_eq!(any.driver.get_target_session_attrs(), TargetSessionAttrs::Any);
     }
 
     #[test]
@@ -425,10 +392,7 @@ mod tests {
         ] {
             let error = PostgresConfig::from_url(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{bad}");
-            assert!(
-                !format!("{error} {error:?}").contains("hunter2"),
-                "{error:?}"
-            );
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
         let long = "x".repeat(54);
         assert!(parse("postgres://h/d").table(&long).is_err());

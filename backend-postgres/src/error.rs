@@ -14,10 +14,7 @@ pub(crate) fn is_row_locked(error: &tokio_postgres::Error) -> bool {
 
 /// A default of the session got in the way: the isolation level, or its `statement_timeout`.
 pub(crate) fn is_sessions_fault(error: &tokio_postgres::Error) -> bool {
-    matches!(
-        error.code(),
-        Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::QUERY_CANCELED)
-    )
+    matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::QUERY_CANCELED))
 }
 
 /// Whether the connection that reported this must not be used again.
@@ -28,9 +25,7 @@ pub(crate) fn breaks_connection(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         None => true,
         Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => true,
-        Some(code) => ["08", "57P", "58", "XX"]
-            .iter()
-            .any(|class| code.code().starts_with(class)),
+        Some(code) => ["08", "57P", "58", "XX"].iter().any(|class| code.code().starts_with(class)),
     }
 }
 
@@ -76,10 +71,9 @@ fn from_server(error: &DbError, place: &str) -> Error {
             ErrorKind::Permission,
             format!("the connection was refused ({said}): check the user and pg_hba.conf"),
         ),
-        "3D000" => (
-            ErrorKind::InvalidOption,
-            format!("{said}: create it, or name another one in the URL"),
-        ),
+        "3D000" => {
+            (ErrorKind::InvalidOption, format!("{said}: create it, or name another one in the URL"))
+        }
         "25006" => (
             ErrorKind::Unavailable,
             format!(
@@ -96,10 +90,7 @@ fn from_server(error: &DbError, place: &str) -> Error {
             ErrorKind::Unavailable,
             format!("{place} gave up ({said}, {code}): it may be asked again"),
         ),
-        code => (
-            ErrorKind::Backend,
-            format!("{place} reported {code}: {said}"),
-        ),
+        code => (ErrorKind::Backend, format!("{place} reported {code}: {said}")),
     };
     Error::new(kind, message)
 }
@@ -107,19 +98,12 @@ fn from_server(error: &DbError, place: &str) -> Error {
 /// Serialization failures, deadlocks, row locks, cancelled statements, lost connections, servers
 /// that start, stop or lack something for a while.
 fn is_passing(code: &str) -> bool {
-    matches!(
-        code,
-        "40001" | "40P01" | "40003" | "55P03" | "55000" | "57014" | "25P02"
-    ) || ["08", "53", "57P", "58"]
-        .iter()
-        .any(|class| code.starts_with(class))
+    matches!(code, "40001" | "40P01" | "40003" | "55P03" | "55000" | "57014" | "25P02")
+        || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
 }
 
 fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
-    let why = error
-        .source()
-        .map(|why| format!(": {why}"))
-        .unwrap_or_default();
+    let why = error.source().map(|why| format!(": {why}")).unwrap_or_default();
     // The driver tells these kinds apart only by their texts.
     let (kind, message) = match error.to_string().as_str() {
         "error performing TLS handshake" if !was_cut(error) => (
@@ -128,14 +112,12 @@ fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
                 "no TLS connection to {place} could be made{why}; check sslmode and sslrootcert"
             ),
         ),
-        "invalid configuration" if why.contains("password") => (
-            ErrorKind::Permission,
-            format!("{place} asks for a password: give it in the URL"),
-        ),
-        "invalid configuration" => (
-            ErrorKind::InvalidOption,
-            format!("the URL cannot be used{why}; correct it"),
-        ),
+        "invalid configuration" if why.contains("password") => {
+            (ErrorKind::Permission, format!("{place} asks for a password: give it in the URL"))
+        }
+        "invalid configuration" => {
+            (ErrorKind::InvalidOption, format!("the URL cannot be used{why}; correct it"))
+        }
         "authentication error" => (
             ErrorKind::Permission,
             format!("logging in to {place} failed{why}; check the password and channel_binding"),
@@ -143,28 +125,18 @@ fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
         said if said.starts_with("error serializing")
             || said.starts_with("error deserializing") =>
         {
-            (
-                ErrorKind::Backend,
-                format!("{said}{why}; is the table's column of another type?"),
-            )
+            (ErrorKind::Backend, format!("{said}{why}; is the table's column of another type?"))
         }
-        said => (
-            ErrorKind::Unavailable,
-            format!("{place} cannot be reached ({said}{why})"),
-        ),
+        said => (ErrorKind::Unavailable, format!("{place} cannot be reached ({said}{why})")),
     };
     Error::new(kind, message)
 }
 
 /// Whether the network failed, rather than TLS itself.
 fn was_cut(error: &tokio_postgres::Error) -> bool {
-    error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|error| {
-            error.kind() != io::ErrorKind::InvalidData
-                && error.kind() != io::ErrorKind::InvalidInput
-        })
+    error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(|error| {
+        error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::InvalidInput
+    })
 }
 
 fn unavailable(message: String) -> Error {
@@ -177,9 +149,7 @@ mod tests {
 
     #[test]
     fn passing_codes_are_told_from_lasting_ones() {
-        for code in [
-            "40001", "40P01", "57P01", "57P03", "53300", "08006", "08P01", "57014",
-        ] {
+        for code in ["40001", "40P01", "57P01", "57P03", "53300", "08006", "08P01", "57014"] {
             assert!(is_passing(code), "{code}");
         }
         for code in ["42601", "22001", "23505", "42P01", "28P01"] {

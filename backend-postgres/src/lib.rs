@@ -103,8 +103,5 @@ const NAME: &str = "postgres";
 /// The schema as SQL, for people who run their own migrations. Each statement may be repeated.
 #[must_use]
 pub fn schema_sql(config: &PostgresConfig) -> String {
-    sql::schema(config)
-        .into_iter()
-        .map(|statement| statement + ";\n")
-        .collect()
+    sql::schema(config).into_iter().map(|statement| statement + ";\n").collect()
 }

@@ -32,19 +32,11 @@ impl Connections {
             let manager = Manager::from_connect(
                 config.driver().clone(),
                 connector.clone(),
-                ManagerConfig {
-                    recycling_method: RecyclingMethod::Fast,
-                },
+                ManagerConfig { recycling_method: RecyclingMethod::Fast },
             );
-            Pool::builder(manager)
-                .max_size(size)
-                .build()
-                .map_err(|error| {
-                    Error::new(
-                        database_locks_core::ErrorKind::InvalidOption,
-                        error.to_string(),
-                    )
-                })
+            Pool::builder(manager).max_size(size).build().map_err(|error| {
+                Error::new(database_locks_core::ErrorKind::InvalidOption, error.to_string())
+            })
         };
         Ok(Self {
             shared: pool(config.connections())?,
@@ -88,9 +80,7 @@ impl Connections {
 
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
+        f.debug_struct("Connections").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
@@ -104,9 +94,7 @@ impl InUse {
         mut self,
         request: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, tokio_postgres::Error> {
-        let Some(object) = &self.0 else {
-            unreachable!("it is taken only here and in drop")
-        };
+        let Some(object) = &self.0 else { unreachable!("it is taken only here and in drop") };
         let result = request(object).await;
         if !result.as_ref().is_err_and(error::breaks_connection) {
             drop(self.0.take());
@@ -164,10 +152,7 @@ impl Connect for Connector {
         let config = config.clone();
         Box::pin(async move {
             let (client, connection) = config.connect(self.0.clone()).await?;
-            Ok((
-                client,
-                tokio::spawn(drive(OwnConnection(Box::new(Pollable(connection))))),
-            ))
+            Ok((client, tokio::spawn(drive(OwnConnection(Box::new(Pollable(connection)))))))
         })
     }
 }
@@ -183,10 +168,7 @@ async fn drive(mut connection: OwnConnection) {
     while let Some(message) = connection.message().await {
         match message {
             Ok(AsyncMessage::Notice(notice)) if is_commit_unconfirmed(&notice) => {
-                tracing::warn!(
-                    notice = notice.message(),
-                    "no standby has confirmed a commit"
-                );
+                tracing::warn!(notice = notice.message(), "no standby has confirmed a commit");
                 return;
             }
             Ok(AsyncMessage::Notice(notice)) => {

@@ -485,11 +485,12 @@ case
            or exists (select from {share} h
                       where h.name = j.name and h.token > j.token
                         and h.explicit_owner and h.locked_by = j.owner)) then 'superseded'
-    when not j.shared and j.held_attempt <> j.attempt
-           and (j.last_token > j.token or j.expires_at > j.now)
+    when not j.shared and (j.last_token > j.token
+                           or j.held_attempt <> j.attempt and j.expires_at > j.now)
          or not j.shared and j.held_attempt = j.attempt and j.locked_by <> j.owner
          or exists (select from {share} h
                     where h.name = j.name and h.token > j.token
+                      and h.expires_at is distinct from '-infinity'
                       and (h.capacity <> j.capacity
                            or h.weight::bigint + j.weight > h.capacity)) then 'taken'
     when j.last_token >= j.token then 'expired'

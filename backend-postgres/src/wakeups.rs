@@ -29,30 +29,22 @@ pub(crate) async fn listen(connections: &Connections, channel: &str) -> Result<W
         probe: format!("\u{1}{}", Uuid::new_v4()),
     };
     // Quoting needs no escapes: the channel is made of checked names.
-    listener
-        .drive(client.batch_execute(&format!("listen \"{channel}\"")))
-        .await
-        .map_err(failed)?;
+    listener.drive(client.batch_execute(&format!("listen \"{channel}\""))).await.map_err(failed)?;
     listener._client = Some(client);
 
     let request = connections.shared().await?;
     let probe = listener.probe.clone();
     request
         .run(async |client| {
-            client
-                .query_typed(sql::NOTIFY, &[(&channel, Type::TEXT), (&probe, Type::TEXT)])
-                .await
+            client.query_typed(sql::NOTIFY, &[(&channel, Type::TEXT), (&probe, Type::TEXT)]).await
         })
         .await
         .map_err(failed)?;
 
-    Ok(Wakeups::new(stream::unfold(
-        listener,
-        async |mut listener| {
-            let wakeup = listener.next().await?;
-            Some((wakeup, listener))
-        },
-    )))
+    Ok(Wakeups::new(stream::unfold(listener, async |mut listener| {
+        let wakeup = listener.next().await?;
+        Some((wakeup, listener))
+    })))
 }
 
 struct Listener {

@@ -16,24 +16,15 @@ use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
 use futures_util::StreamExt;
 
 fn short(lock: &str) -> Claim {
-    Claim {
-        ttl: Ttl::new(Ttl::MIN).unwrap(),
-        ..claim(lock)
-    }
+    Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim(lock) }
 }
 
 fn reader(lock: &str) -> Claim {
-    Claim {
-        share: Share::ONE,
-        ..claim(lock)
-    }
+    Claim { share: Share::ONE, ..claim(lock) }
 }
 
 async fn renew(backend: &PostgresBackend, lease: &LeaseId) -> Renewed {
-    let renewal = Renewal {
-        lease: lease.clone(),
-        ttl: Ttl::DEFAULT,
-    };
+    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
     backend.renew(&[renewal]).await.unwrap()[0]
 }
 
@@ -55,10 +46,7 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
         ("rollback", Share::ONE),
         ("commit", Share::ONE),
     ] {
-        let asked = Claim {
-            share,
-            ..short(&format!("{end} {share}"))
-        };
+        let asked = Claim { share, ..short(&format!("{end} {share}")) };
         let held = hold(&backend, &asked).await;
         let blocker = store.client().await;
         blocker.batch_execute("begin").await.unwrap();
@@ -72,29 +60,17 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
 
         // The row is locked while the lease is alive: nobody waits, and nothing is decided.
         let started = Instant::now();
-        assert_eq!(
-            ask(&backend, &claim(asked.name.as_str())).await.kind(),
-            "busy"
-        );
+        assert_eq!(ask(&backend, &claim(asked.name.as_str())).await.kind(), "busy");
         let free = hold(&backend, &claim(&format!("beside {end} {share}"))).await;
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "a try waited for a row lock"
-        );
+        assert!(started.elapsed() < Duration::from_secs(5), "a try waited for a row lock");
         assert!(matches!(
             renew(&backend, &held).await,
             Renewed::Skipped | Renewed::Lost(LossReason::Expired)
         ));
         outlive().await;
-        assert_eq!(
-            renew(&backend, &held).await,
-            Renewed::Lost(LossReason::Expired)
-        );
+        assert_eq!(renew(&backend, &held).await, Renewed::Lost(LossReason::Expired));
         blocker.batch_execute(end).await.unwrap();
-        assert_eq!(
-            renew(&backend, &held).await,
-            Renewed::Lost(LossReason::Expired)
-        );
+        assert_eq!(renew(&backend, &held).await, Renewed::Lost(LossReason::Expired));
 
         let next = hold(&backend, &claim(asked.name.as_str())).await;
         assert!(next.token > held.token);
@@ -106,43 +82,23 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
 #[tokio::test]
 async fn locked_row_does_not_stall_the_other_names_of_a_batch() {
     let (store, backend) = Store::migrated().await;
-    let leases = [
-        hold(&backend, &claim("a")).await,
-        hold(&backend, &claim("b")).await,
-    ];
+    let leases = [hold(&backend, &claim("a")).await, hold(&backend, &claim("b")).await];
     let mut blocker = store.client().await;
     let transaction = blocker.transaction().await.unwrap();
     transaction
-        .execute(
-            "update database_locks_lock set waiting_weight = 0 where name = 'a'",
-            &[],
-        )
+        .execute("update database_locks_lock set waiting_weight = 0 where name = 'a'", &[])
         .await
         .unwrap();
     transaction
-        .execute(
-            "insert into database_locks_lock (name) values ('uncommitted')",
-            &[],
-        )
+        .execute("insert into database_locks_lock (name) values ('uncommitted')", &[])
         .await
         .unwrap();
 
-    let renewals = leases.clone().map(|lease| Renewal {
-        lease,
-        ttl: Ttl::DEFAULT,
-    });
-    assert_eq!(
-        backend.renew(&renewals).await.unwrap(),
-        [Renewed::Skipped, Renewed::Alive]
-    );
-    assert_eq!(
-        backend.release(&leases).await.unwrap(),
-        [Released::Skipped, Released::Freed]
-    );
-    let verdicts = backend
-        .acquire(&[claim("a"), claim("b"), claim("uncommitted"), claim("c")])
-        .await
-        .unwrap();
+    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
+    assert_eq!(backend.release(&leases).await.unwrap(), [Released::Skipped, Released::Freed]);
+    let verdicts =
+        backend.acquire(&[claim("a"), claim("b"), claim("uncommitted"), claim("c")]).await.unwrap();
     let kinds: Vec<_> = verdicts.iter().map(Kind::kind).collect();
     assert_eq!(kinds, ["busy", "granted", "busy", "granted"]);
 
@@ -155,34 +111,19 @@ async fn batch_with_one_name_twice_grants_it_once() {
     let (_store, backend) = Store::migrated().await;
     for share in [Share::ALL, Share::ONE] {
         let lock = format!("twice {share}");
-        let twice = Claim {
-            share,
-            ..claim(&lock)
-        };
+        let twice = Claim { share, ..claim(&lock) };
         for _ in 0..2 {
             let verdicts = backend
                 .acquire(&[
-                    Claim {
-                        attempt: claim("x").attempt,
-                        ..twice.clone()
-                    },
-                    Claim {
-                        attempt: claim("x").attempt,
-                        ..twice.clone()
-                    },
+                    Claim { attempt: claim("x").attempt, ..twice.clone() },
+                    Claim { attempt: claim("x").attempt, ..twice.clone() },
                 ])
                 .await
                 .unwrap();
             let granted = verdicts.iter().filter(|v| v.kind() == "granted").count();
-            assert!(
-                granted <= if share.is_exclusive() { 1 } else { 2 },
-                "{verdicts:?}"
-            );
+            assert!(granted <= if share.is_exclusive() { 1 } else { 2 }, "{verdicts:?}");
             let held = backend
-                .list(&ListQuery {
-                    prefix: lock.clone(),
-                    ..ListQuery::default()
-                })
+                .list(&ListQuery { prefix: lock.clone(), ..ListQuery::default() })
                 .await
                 .unwrap();
             assert_eq!(held.len(), granted);
@@ -216,10 +157,7 @@ async fn hostile_defaults_of_the_session_change_nothing() {
             .unwrap();
         let url = store.url.replace("postgres@", &format!("{role}@"));
         assert_ne!(url, store.url, "the tests' URL names the user postgres");
-        let config = PostgresConfig::from_url(&url)
-            .unwrap()
-            .schema(&store.schema)
-            .unwrap();
+        let config = PostgresConfig::from_url(&url).unwrap().schema(&store.schema).unwrap();
         let hostile = PostgresBackend::connect(config).await.unwrap();
 
         let mut tasks = Vec::new();
@@ -247,10 +185,7 @@ async fn hostile_defaults_of_the_session_change_nothing() {
         }
         let held = hold(&hostile, &claim(isolation)).await;
         let seen = admin
-            .list(&ListQuery {
-                prefix: isolation.to_owned(),
-                ..ListQuery::default()
-            })
+            .list(&ListQuery { prefix: isolation.to_owned(), ..ListQuery::default() })
             .await
             .unwrap();
         assert_eq!(seen[0].lease, held);
@@ -295,9 +230,8 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     let store = Store::empty();
     let backend = store.backend().await;
     let django = {
-        let (client, connection) = tokio_postgres::connect(&store.url, tokio_postgres::NoTls)
-            .await
-            .unwrap();
+        let (client, connection) =
+            tokio_postgres::connect(&store.url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
             .batch_execute(&format!(
@@ -316,10 +250,7 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     backend.migrate().await.unwrap();
 
     match ask(&backend, &claim("held")).await {
-        Verdict::Busy(Busy {
-            holder: Some(holder),
-            ..
-        }) => {
+        Verdict::Busy(Busy { holder: Some(holder), .. }) => {
             assert_eq!(holder.owner.label(), "web.1");
         }
         other => panic!("{other:?}"),
@@ -327,12 +258,7 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     let ours = hold(&backend, &claim("free")).await;
     let live = "select count(*) from database_locks_lock where name = $1 and expires_at > now()";
     let is_live = async |lock: &str| -> bool {
-        django
-            .query_one(live, &[&lock])
-            .await
-            .unwrap()
-            .get::<_, i64>(0)
-            == 1
+        django.query_one(live, &[&lock]).await.unwrap().get::<_, i64>(0) == 1
     };
     assert!(is_live("free").await);
 
@@ -341,32 +267,20 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
                      set locked_by = 'web.2', expires_at = now() + interval '1 hour'
                      where name = 'free'";
     django.batch_execute(take_over).await.unwrap();
-    assert_eq!(
-        renew(&backend, &ours).await,
-        Renewed::Lost(LossReason::Taken)
-    );
-    assert_eq!(
-        release(&backend, &ours).await,
-        Released::Lost(LossReason::Taken)
-    );
+    assert_eq!(renew(&backend, &ours).await, Renewed::Lost(LossReason::Taken));
+    assert_eq!(release(&backend, &ours).await, Released::Lost(LossReason::Taken));
     assert!(is_live("free").await);
 
     // What Django holds can be listed, and released by force.
     let listed = backend
-        .list(&ListQuery {
-            prefix: "held".to_owned(),
-            ..ListQuery::default()
-        })
+        .list(&ListQuery { prefix: "held".to_owned(), ..ListQuery::default() })
         .await
         .unwrap();
     assert_eq!(release(&backend, &listed[0].lease).await, Released::Freed);
     assert!(!is_live("held").await);
 
     // A shared name is held for Django until the last share ends.
-    let (one, two) = (
-        hold(&backend, &reader("r")).await,
-        hold(&backend, &reader("r")).await,
-    );
+    let (one, two) = (hold(&backend, &reader("r")).await, hold(&backend, &reader("r")).await);
     release(&backend, &one).await;
     assert!(is_live("r").await);
     release(&backend, &two).await;
@@ -378,19 +292,13 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
         .batch_execute("update database_locks_lock set locked_by = 'web.3' where name = 'taken'")
         .await
         .unwrap();
-    assert_eq!(
-        renew(&backend, &share).await,
-        Renewed::Lost(LossReason::Taken)
-    );
+    assert_eq!(renew(&backend, &share).await, Renewed::Lost(LossReason::Taken));
     django
         .batch_execute("update database_locks_lock set expires_at = null where name = 'taken'")
         .await
         .unwrap();
     hold(&backend, &reader("taken")).await;
-    assert!(
-        matches!(renew(&backend, &share).await, Renewed::Lost(_)),
-        "a dead share rose"
-    );
+    assert!(matches!(renew(&backend, &share).await, Renewed::Lost(_)), "a dead share rose");
 }
 
 #[tokio::test]
@@ -398,15 +306,9 @@ async fn lock_user_needs_four_rights_on_two_tables() {
     let (store, _) = Store::migrated().await;
     let role = format!("r_{}", store.schema);
     let client = store.client().await;
-    client
-        .batch_execute(&format!("create role {role} login"))
-        .await
-        .unwrap();
+    client.batch_execute(&format!("create role {role} login")).await.unwrap();
     let url = store.url.replace("postgres@", &format!("{role}@"));
-    let config = PostgresConfig::from_url(&url)
-        .unwrap()
-        .schema(&store.schema)
-        .unwrap();
+    let config = PostgresConfig::from_url(&url).unwrap().schema(&store.schema).unwrap();
     let backend = PostgresBackend::connect(config).await.unwrap();
     let error = backend.acquire(&[claim("x")]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
@@ -442,9 +344,7 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
         let sql =
             "select ctid::text, xmin::text, xmax::text from database_locks_lock order by name";
         let rows = client.query(sql, &[]).await.unwrap();
-        rows.iter()
-            .map(|row| (row.get(0), row.get(1), row.get(2)))
-            .collect()
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
     };
     let before = state().await;
     for _ in 0..20 {
@@ -457,19 +357,12 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
     }
     assert_eq!(state().await, before, "a busy poll wrote or locked a row");
 
-    let marked = Claim {
-        mark: Some(Duration::from_mins(1)),
-        ..claim("x")
-    };
+    let marked = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
     ask(&backend, &marked).await;
     let after = state().await;
     assert_ne!(after[0], before[0], "the mark was not written");
     ask(&backend, &marked).await;
-    assert_eq!(
-        state().await,
-        after,
-        "the mark was written though it was not due"
-    );
+    assert_eq!(state().await, after, "the mark was written though it was not due");
 }
 
 #[tokio::test]
@@ -490,10 +383,7 @@ async fn killed_connections_are_replaced() {
     assert!(killed >= 2, "only {killed} were killed");
     // The word of the server may still be on its way: then the request fails as retryable.
     for attempts in 0.. {
-        let renewal = Renewal {
-            lease: held.clone(),
-            ttl: Ttl::DEFAULT,
-        };
+        let renewal = Renewal { lease: held.clone(), ttl: Ttl::DEFAULT };
         match backend.renew(&[renewal]).await {
             Ok(renewed) => {
                 assert_eq!(renewed, [Renewed::Alive]);
@@ -517,18 +407,14 @@ async fn killed_connections_are_replaced() {
 async fn dropped_request_takes_its_connection_with_it() {
     let store = Store::empty();
     store.backend().await.migrate().await.unwrap();
-    let backend = PostgresBackend::connect(store.config().pool_size(1).unwrap())
-        .await
-        .unwrap();
+    let backend = PostgresBackend::connect(store.config().pool_size(1).unwrap()).await.unwrap();
     let blocker = store.client().await;
     blocker
         .batch_execute("begin; lock table database_locks_lock in access exclusive mode")
         .await
         .unwrap();
     let stuck = [claim("x")];
-    tokio::time::timeout(Duration::from_millis(200), backend.acquire(&stuck))
-        .await
-        .unwrap_err();
+    tokio::time::timeout(Duration::from_millis(200), backend.acquire(&stuck)).await.unwrap_err();
     blocker.batch_execute("rollback").await.unwrap();
     // The server may have finished the dropped request: its own attempt finds out.
     let token = loop {
@@ -538,10 +424,7 @@ async fn dropped_request_takes_its_connection_with_it() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(
-        release(&backend, &lease(&stuck[0], token)).await,
-        Released::Freed
-    );
+    assert_eq!(release(&backend, &lease(&stuck[0], token)).await, Released::Freed);
 }
 
 #[tokio::test]
@@ -563,24 +446,14 @@ async fn read_only_server_is_unavailable_and_its_connection_dropped() {
 
     let separator = if url.contains('?') { '&' } else { '?' };
     let any = format!("{url}{separator}target_session_attrs=any");
-    let config = PostgresConfig::from_url(&any)
-        .unwrap()
-        .schema(&store.schema)
-        .unwrap();
-    let backend = PostgresBackend::connect(config.pool_size(1).unwrap())
-        .await
-        .unwrap();
+    let config = PostgresConfig::from_url(&any).unwrap().schema(&store.schema).unwrap();
+    let backend = PostgresBackend::connect(config.pool_size(1).unwrap()).await.unwrap();
     let error = backend.acquire(&[claim("x")]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(
-        error.to_string().contains("does not take writes"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not take writes"), "{error}");
     // Only a new session has the new default.
     client
-        .batch_execute(&format!(
-            "alter role {role} set default_transaction_read_only = off"
-        ))
+        .batch_execute(&format!("alter role {role} set default_transaction_read_only = off"))
         .await
         .unwrap();
     hold(&backend, &claim("x")).await;
@@ -613,10 +486,7 @@ async fn waiter_is_told_of_a_release_and_nobody_else_is() {
 
     let quiet = hold(&backend, &claim("nobody waits")).await;
     let held = hold(&backend, &claim("x")).await;
-    let waiter = Claim {
-        mark: Some(Duration::from_mins(1)),
-        ..claim("x")
-    };
+    let waiter = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
     ask(&backend, &waiter).await;
     assert_eq!(release(&backend, &quiet).await, Released::Freed);
     assert_eq!(release(&backend, &held).await, Released::Freed);
@@ -637,37 +507,17 @@ async fn waiter_is_told_of_a_release_and_nobody_else_is() {
 async fn explicit_owner_supersedes_its_own_shares_and_no_others() {
     let (_store, backend) = Store::migrated().await;
     let alice = Owner::explicit("alice").unwrap();
-    let mine = Claim {
-        owner: alice.clone(),
-        ..reader("x")
-    };
+    let mine = Claim { owner: alice.clone(), ..reader("x") };
     let old = hold(&backend, &mine).await;
-    let writer = Claim {
-        owner: alice.clone(),
-        ..claim("x")
-    };
+    let writer = Claim { owner: alice.clone(), ..claim("x") };
     let new = hold(&backend, &writer).await;
     assert!(new.token > old.token);
-    assert_eq!(
-        renew(&backend, &old).await,
-        Renewed::Lost(LossReason::Superseded)
-    );
+    assert_eq!(renew(&backend, &old).await, Renewed::Lost(LossReason::Superseded));
     release(&backend, &new).await;
     // The share that was superseded must not count, or live, beside the new one.
     hold(&backend, &reader("x")).await;
     assert!(matches!(renew(&backend, &old).await, Renewed::Lost(_)));
-    assert_eq!(
-        ask(
-            &backend,
-            &Claim {
-                owner: alice,
-                ..claim("x")
-            }
-        )
-        .await
-        .kind(),
-        "busy"
-    );
+    assert_eq!(ask(&backend, &Claim { owner: alice, ..claim("x") }).await.kind(), "busy");
 }
 
 #[tokio::test]
@@ -691,10 +541,7 @@ async fn clean_up_forgets_what_is_idle_and_nothing_else() {
         .await
         .unwrap();
     assert_eq!(backend.clean_up(Duration::from_hours(24)).await.unwrap(), 1);
-    let left = client
-        .query("select from database_locks_lock", &[])
-        .await
-        .unwrap();
+    let left = client.query("select from database_locks_lock", &[]).await.unwrap();
     assert_eq!(left.len(), 4);
 }
 

@@ -85,15 +85,8 @@ impl Pair {
     }
 
     async fn acquire(&mut self, claim: Claim) {
-        let known = self
-            .ledger
-            .entries
-            .iter()
-            .any(|e| e.attempt == claim.attempt);
-        let asked_before = self
-            .granted
-            .iter()
-            .any(|(c, ..)| c.attempt == claim.attempt);
+        let known = self.ledger.entries.iter().any(|e| e.attempt == claim.attempt);
+        let asked_before = self.granted.iter().any(|(c, ..)| c.attempt == claim.attempt);
         let there = common::ask(&self.backend, &claim).await;
         self.trace.push(format!("acquire {claim:?} -> {there:?}"));
         if asked_before && !known && there == Verdict::Ended {
@@ -103,10 +96,8 @@ impl Pair {
         let here = self.ledger.acquire(&claim, self.now, micros);
         match (&here, &there) {
             (Verdict::Granted(here), Verdict::Granted(there)) => {
-                if let Some((_, old_here, old_there)) = self
-                    .granted
-                    .iter()
-                    .find(|(c, ..)| c.attempt == claim.attempt)
+                if let Some((_, old_here, old_there)) =
+                    self.granted.iter().rev().find(|(c, ..)| c.attempt == claim.attempt)
                     && known
                 {
                     assert_eq!(
@@ -149,16 +140,8 @@ impl Pair {
     }
 
     async fn release(&mut self, here: LeaseId, there: LeaseId) {
-        let known = self
-            .ledger
-            .entries
-            .iter()
-            .any(|e| e.attempt == here.attempt);
-        let answer = self
-            .backend
-            .release(std::slice::from_ref(&there))
-            .await
-            .unwrap()[0];
+        let known = self.ledger.entries.iter().any(|e| e.attempt == here.attempt);
+        let answer = self.backend.release(std::slice::from_ref(&there)).await.unwrap()[0];
         self.trace.push(format!("release {there:?} -> {answer:?}"));
         let (expected, _) = self.ledger.release(&here, self.now);
         match (expected, answer) {
@@ -168,26 +151,12 @@ impl Pair {
     }
 
     async fn renew(&mut self, here: LeaseId, there: LeaseId) {
-        let known = self
-            .ledger
-            .entries
-            .iter()
-            .any(|e| e.attempt == here.attempt);
+        let known = self.ledger.entries.iter().any(|e| e.attempt == here.attempt);
         let ttl = Ttl::new(Duration::from_hours(2)).unwrap();
         let renewal = Renewal { lease: there, ttl };
-        let answer = self
-            .backend
-            .renew(std::slice::from_ref(&renewal))
-            .await
-            .unwrap()[0];
+        let answer = self.backend.renew(std::slice::from_ref(&renewal)).await.unwrap()[0];
         self.trace.push(format!("renew {renewal:?} -> {answer:?}"));
-        let expected = self.ledger.renew(
-            &Renewal {
-                lease: here.clone(),
-                ttl,
-            },
-            self.now,
-        );
+        let expected = self.ledger.renew(&Renewal { lease: here.clone(), ttl }, self.now);
         match (expected, answer) {
             (Renewed::Lost(_), Renewed::Lost(_)) if !known && self.shared => {}
             _ => assert_eq!(expected, answer, "{:#?}", self.trace),
@@ -232,10 +201,8 @@ impl Pair {
     }
 
     async fn compare_lists(&mut self) {
-        let query = database_locks_core::ListQuery {
-            prefix: self.lock.clone(),
-            ..Default::default()
-        };
+        let query =
+            database_locks_core::ListQuery { prefix: self.lock.clone(), ..Default::default() };
         let there = self.backend.list(&query).await.unwrap();
         let here = self.ledger.list(&name(&self.lock), self.now);
         let strip = |lists: &[database_locks_core::LeaseInfo]| -> Vec<_> {
@@ -243,19 +210,8 @@ impl Pair {
                 .iter()
                 .filter(|l| l.lease.name == name(&self.lock))
                 .map(|l| {
-                    let LeaseId {
-                        attempt,
-                        ref owner,
-                        share,
-                        ..
-                    } = l.lease;
-                    (
-                        attempt,
-                        owner.clone(),
-                        share,
-                        l.remaining.is_some(),
-                        l.waited_for,
-                    )
+                    let LeaseId { attempt, ref owner, share, .. } = l.lease;
+                    (attempt, owner.clone(), share, l.remaining.is_some(), l.waited_for)
                 })
                 .collect()
         };

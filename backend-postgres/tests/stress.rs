@@ -44,14 +44,12 @@ impl Beliefs {
             "{name}: {token} after {last}"
         );
         *last = token.max(*last);
-        self.holders
-            .insert((name, claim.attempt), (claim.share, deadline));
+        self.holders.insert((name, claim.attempt), (claim.share, deadline));
         self.grants += 1;
     }
 
     fn ended(&mut self, claim: &Claim) {
-        self.holders
-            .remove(&(claim.name.as_str().to_owned(), claim.attempt));
+        self.holders.remove(&(claim.name.as_str().to_owned(), claim.attempt));
     }
 }
 
@@ -77,10 +75,7 @@ async fn clients_that_overhold_and_repeat_never_overlap() {
     }
     let grants = beliefs.lock().unwrap().grants;
     println!("{grants} grants");
-    assert!(
-        grants > 200,
-        "only {grants} grants: contention starved everybody"
-    );
+    assert!(grants > 200, "only {grants} grants: contention starved everybody");
     drop(first);
 }
 
@@ -92,11 +87,7 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
         3 => ("readers", Share::ONE),
         _ => ("permits", Share::new(fastrand::u32(1..=3), 4).unwrap()),
     };
-    let claim = Claim {
-        share,
-        ttl: Ttl::new(ttl).unwrap(),
-        ..claim(lock)
-    };
+    let claim = Claim { share, ttl: Ttl::new(ttl).unwrap(), ..claim(lock) };
     let sent = Instant::now();
     let Verdict::Granted(token) = ask(backend, &claim).await else {
         return;
@@ -111,10 +102,7 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
             other => panic!("a replay got {other:?}"),
         },
         1 => {
-            let renewal = Renewal {
-                lease: lease(&claim, token),
-                ttl: claim.ttl,
-            };
+            let renewal = Renewal { lease: lease(&claim, token), ttl: claim.ttl };
             let sent = Instant::now();
             let renewed = backend.renew(&[renewal]).await.unwrap();
             if renewed == [Renewed::Alive] {
@@ -130,10 +118,7 @@ async fn once(backend: &database_locks_postgres::PostgresBackend, beliefs: &Mute
     beliefs.lock().unwrap().ended(&claim);
     let released = backend.release(&[lease(&claim, token)]).await.unwrap();
     assert!(
-        matches!(
-            released[..],
-            [Released::Freed | Released::Lost(_) | Released::Skipped]
-        ),
+        matches!(released[..], [Released::Freed | Released::Lost(_) | Released::Skipped]),
         "{released:?}"
     );
 }

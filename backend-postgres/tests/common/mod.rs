@@ -36,17 +36,11 @@ impl Store {
         let url = std::env::var("DATABASE_LOCKS_TEST_POSTGRES_URL").expect(
             "set DATABASE_LOCKS_TEST_POSTGRES_URL to the URL of a superuser on a throwaway Postgres",
         );
-        Self {
-            url,
-            schema: format!("t_{}", Uuid::new_v4().simple()),
-        }
+        Self { url, schema: format!("t_{}", Uuid::new_v4().simple()) }
     }
 
     pub fn config(&self) -> PostgresConfig {
-        PostgresConfig::from_url(&self.url)
-            .unwrap()
-            .schema(&self.schema)
-            .unwrap()
+        PostgresConfig::from_url(&self.url).unwrap().schema(&self.schema).unwrap()
     }
 
     pub async fn backend(&self) -> PostgresBackend {
@@ -57,10 +51,7 @@ impl Store {
     pub async fn client(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        client
-            .batch_execute(&format!("set search_path = {}", self.schema))
-            .await
-            .unwrap();
+        client.batch_execute(&format!("set search_path = {}", self.schema)).await.unwrap();
         client
     }
 }
