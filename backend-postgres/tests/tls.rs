@@ -78,7 +78,9 @@ async fn each_mode_encrypts_and_verifies_as_libpq_does() {
         let trusting = format!("sslmode={mode}&sslrootcert={ca}");
         assert!(server.connect(host, &trusting).await.unwrap(), "{host} {mode}");
     }
-    assert!(server.connect("127.0.0.1", &format!("sslmode=require&sslrootcert={ca}")).await.unwrap());
+    assert!(
+        server.connect("127.0.0.1", &format!("sslmode=require&sslrootcert={ca}")).await.unwrap()
+    );
 
     server.assert_refused("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={ca}")).await;
     for mode in ["require", "verify-ca", "verify-full"] {

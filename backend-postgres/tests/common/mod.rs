@@ -39,8 +39,11 @@ impl Store {
         Self { url, schema: format!("t_{}", Uuid::new_v4().simple()) }
     }
 
+    /// How the backend gets there: through `DATABASE_LOCKS_TEST_PGBOUNCER_URL` where it is set.
     pub fn config(&self) -> PostgresConfig {
-        PostgresConfig::from_url(&self.url).unwrap().schema(&self.schema).unwrap()
+        let url = std::env::var("DATABASE_LOCKS_TEST_PGBOUNCER_URL");
+        let url = url.as_ref().unwrap_or(&self.url);
+        PostgresConfig::from_url(url).unwrap().schema(&self.schema).unwrap()
     }
 
     pub async fn backend(&self) -> PostgresBackend {
