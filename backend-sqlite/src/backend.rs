@@ -104,10 +104,7 @@ impl SqliteBackend {
                 let state = states.entry(name(item).clone()).or_default();
                 answers.push(decide(&mut state.ledger, item, now));
             }
-            let changed: Vec<_> = states
-                .iter()
-                .filter(|(_, state)| state.is_changed())
-                .collect();
+            let changed: Vec<_> = states.iter().filter(|(_, state)| state.is_changed()).collect();
             if changed.is_empty() {
                 transaction.rollback().await?;
             } else {
@@ -141,11 +138,7 @@ impl SqliteBackend {
             })
             .collect();
         let is_changed = |claim: &Claim| states[&claim.name].is_changed();
-        Ok(claims
-            .iter()
-            .zip(verdicts)
-            .map(|(c, v)| (!is_changed(c)).then_some(v))
-            .collect())
+        Ok(claims.iter().zip(verdicts).map(|(c, v)| (!is_changed(c)).then_some(v)).collect())
     }
 
     /// Takes the slot's connection, and opens one where there is none that can be used.
@@ -185,14 +178,10 @@ impl SqliteBackend {
             self.sql.is_set_up(&mut open).await?;
             Ok((open, file))
         };
-        let (open, file) = connect
-            .await
-            .map_err(|error| self.classify(error, operation))?;
+        let (open, file) = connect.await.map_err(|error| self.classify(error, operation))?;
         match file {
             Some(file) if identity(&path) == Some(file) => Ok((open, file)),
-            _ => Err(replaced(&path)
-                .with_backend(BACKEND)
-                .with_operation(operation)),
+            _ => Err(replaced(&path).with_backend(BACKEND).with_operation(operation)),
         }
     }
 
@@ -204,9 +193,7 @@ impl SqliteBackend {
 #[async_trait]
 impl LockBackend for SqliteBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(BACKEND)
-            .with_max_batch(256)
-            .with_max_in_flight(1)
+        Capabilities::new(BACKEND).with_max_batch(256).with_max_in_flight(1)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
@@ -214,20 +201,11 @@ impl LockBackend for SqliteBackend {
             return Ok(Vec::new());
         }
         let looked = self.look(claims).await?;
-        let open: Vec<&Claim> = claims
-            .iter()
-            .zip(&looked)
-            .filter(|(_, v)| v.is_none())
-            .map(|(c, _)| c)
-            .collect();
-        let decided = self
-            .decide("acquire", &open, |claim| &claim.name, acquire)
-            .await?;
+        let open: Vec<&Claim> =
+            claims.iter().zip(&looked).filter(|(_, v)| v.is_none()).map(|(c, _)| c).collect();
+        let decided = self.decide("acquire", &open, |claim| &claim.name, acquire).await?;
         let mut decided = decided.into_iter();
-        Ok(looked
-            .into_iter()
-            .filter_map(|verdict| verdict.or_else(|| decided.next()))
-            .collect())
+        Ok(looked.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect())
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
@@ -254,21 +232,14 @@ impl LockBackend for SqliteBackend {
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let after = query
-            .after
-            .as_ref()
-            .map(|(name, attempt)| (name.as_str(), *attempt));
-        let first = query
-            .prefix
-            .as_str()
-            .max(after.map_or("", |(name, _)| name));
+        let after = query.after.as_ref().map(|(name, attempt)| (name.as_str(), *attempt));
+        let first = query.prefix.as_str().max(after.map_or("", |(name, _)| name));
         let mut connection = self.check_out(&self.reader, "list").await?;
         let page = async {
             let mut page = Vec::new();
             let end = end_of(&query.prefix);
             let mut states =
-                self.sql
-                    .scan(&mut connection.open, first.as_bytes(), &end, self.host.boot);
+                self.sql.scan(&mut connection.open, first.as_bytes(), &end, self.host.boot);
             while page.len() < limit
                 && let Some((name, state)) = states.next().await?
             {

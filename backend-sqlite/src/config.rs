@@ -90,9 +90,7 @@ impl SqliteConfig {
     pub fn with_table(mut self, table: impl Into<String>) -> Result<Self> {
         self.table = table.into();
         let mut bytes = self.table.bytes();
-        let first = bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         let reserved = self.table.to_ascii_lowercase().starts_with("sqlite_");
         if !first
             || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -197,11 +195,7 @@ mod tests {
             ("sqlite://:memory:", ErrorKind::Unsupported),
             ("sqlite:x?mode=memory", ErrorKind::Unsupported),
         ] {
-            assert_eq!(
-                SqliteConfig::from_url(url).unwrap_err().kind(),
-                kind,
-                "{url}"
-            );
+            assert_eq!(SqliteConfig::from_url(url).unwrap_err().kind(), kind, "{url}");
         }
         let error = SqliteConfig::from_url("sqlite::memory:").unwrap_err();
         assert!(error.to_string().contains("`memory:`"), "{error}");
@@ -213,23 +207,9 @@ mod tests {
         for good in ["a", "_", "A1_", &"x".repeat(63)] {
             assert!(with(good).is_ok(), "{good}");
         }
-        let bad = [
-            "",
-            "1a",
-            "a b",
-            "a\"b",
-            "a;b",
-            "é",
-            "a.b",
-            "SQLite_x",
-            &"x".repeat(64),
-        ];
+        let bad = ["", "1a", "a b", "a\"b", "a;b", "é", "a.b", "SQLite_x", &"x".repeat(64)];
         for bad in bad {
-            assert_eq!(
-                with(bad).unwrap_err().kind(),
-                ErrorKind::InvalidOption,
-                "{bad}"
-            );
+            assert_eq!(with(bad).unwrap_err().kind(), ErrorKind::InvalidOption, "{bad}");
         }
     }
 }

@@ -14,18 +14,15 @@ pub(crate) fn classify(error: sqlx::Error, path: &Path, operation: &'static str)
             let code = database.code().and_then(|code| code.parse().ok());
             by_code(code.unwrap_or(0), database.message())
         }
-        sqlx::Error::WorkerCrashed => (
-            ErrorKind::Unavailable,
-            "the thread of the connection ended; try again",
-        ),
-        sqlx::Error::Io(_) => (
-            ErrorKind::Unavailable,
-            "no thread could be started for a connection; try again",
-        ),
-        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => (
-            ErrorKind::Backend,
-            "a row is malformed; find out who wrote it, and delete it",
-        ),
+        sqlx::Error::WorkerCrashed => {
+            (ErrorKind::Unavailable, "the thread of the connection ended; try again")
+        }
+        sqlx::Error::Io(_) => {
+            (ErrorKind::Unavailable, "no thread could be started for a connection; try again")
+        }
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+            (ErrorKind::Backend, "a row is malformed; find out who wrote it, and delete it")
+        }
         _ => (ErrorKind::Backend, "see the source of this error"),
     };
     Error::new(kind, format!("{path:?}: {error}: {advice}"))
@@ -46,10 +43,7 @@ pub(crate) fn replaced(path: &Path) -> Error {
 fn by_code(code: i32, message: &str) -> (ErrorKind, &'static str) {
     const MOVED: i32 = 1032;
     match (code, code & 0xff) {
-        (MOVED, _) => (
-            ErrorKind::Unavailable,
-            "the file was moved or deleted; try again",
-        ),
+        (MOVED, _) => (ErrorKind::Unavailable, "the file was moved or deleted; try again"),
         (_, 5 | 6 | 15) => (
             ErrorKind::Unavailable,
             "another process kept the file locked for longer than the busy timeout; try again, \
@@ -67,22 +61,14 @@ fn by_code(code: i32, message: &str) -> (ErrorKind, &'static str) {
             "the file, or a `-wal` or `-shm` file beside it, cannot be opened; check the rights, \
              and the limit of open files",
         ),
-        (_, 26) => (
-            ErrorKind::InvalidOption,
-            "name a SQLite database, or a file that is not there",
-        ),
-        (_, 11) => (
-            ErrorKind::Backend,
-            "move the damaged file away; a new one will be made",
-        ),
-        (_, 10) => (
-            ErrorKind::Backend,
-            "the disk failed; look at the system's log",
-        ),
-        (_, 1) if message.starts_with("no such table") => (
-            ErrorKind::NotMigrated,
-            "somebody dropped the tables; connect again to have them made",
-        ),
+        (_, 26) => {
+            (ErrorKind::InvalidOption, "name a SQLite database, or a file that is not there")
+        }
+        (_, 11) => (ErrorKind::Backend, "move the damaged file away; a new one will be made"),
+        (_, 10) => (ErrorKind::Backend, "the disk failed; look at the system's log"),
+        (_, 1) if message.starts_with("no such table") => {
+            (ErrorKind::NotMigrated, "somebody dropped the tables; connect again to have them made")
+        }
         (_, 1) if message.contains("no column named") || message.starts_with("no such column") => (
             ErrorKind::NotMigrated,
             "the tables are not those of this version; choose other names with `?table=NAME`",
@@ -102,25 +88,13 @@ mod tests {
             (517, "database is locked", ErrorKind::Unavailable),
             (261, "database is locked", ErrorKind::Unavailable),
             (13, "database or disk is full", ErrorKind::Unavailable),
-            (
-                1032,
-                "attempt to write a readonly database",
-                ErrorKind::Unavailable,
-            ),
-            (
-                8,
-                "attempt to write a readonly database",
-                ErrorKind::Permission,
-            ),
+            (1032, "attempt to write a readonly database", ErrorKind::Unavailable),
+            (8, "attempt to write a readonly database", ErrorKind::Permission),
             (14, "unable to open database file", ErrorKind::Permission),
             (26, "file is not a database", ErrorKind::InvalidOption),
             (1, "no such table: x", ErrorKind::NotMigrated),
             (1, "no such column: l.owner", ErrorKind::NotMigrated),
-            (
-                1,
-                "table x has no column named boot",
-                ErrorKind::NotMigrated,
-            ),
+            (1, "table x has no column named boot", ErrorKind::NotMigrated),
             (1, "near \"x\": syntax error", ErrorKind::Backend),
             (11, "database disk image is malformed", ErrorKind::Backend),
             (778, "disk I/O error", ErrorKind::Backend),

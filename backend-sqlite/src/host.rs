@@ -30,10 +30,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(boot: Uuid, clock: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
-        Self {
-            boot,
-            clock: Arc::new(clock),
-        }
+        Self { boot, clock: Arc::new(clock) }
     }
 
     /// The boot that this process runs in.
@@ -61,9 +58,7 @@ impl Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host")
-            .field("boot", &self.boot)
-            .finish_non_exhaustive()
+        f.debug_struct("Host").field("boot", &self.boot).finish_non_exhaustive()
     }
 }
 
@@ -79,14 +74,8 @@ fn boot_id() -> io::Result<Uuid> {
 /// `sysctl` is asked by command, because asking the kernel takes code that is unsafe.
 #[cfg(any(target_os = "macos", target_os = "freebsd"))]
 fn boot_id() -> io::Result<Uuid> {
-    let key = if cfg!(target_os = "macos") {
-        "kern.bootsessionuuid"
-    } else {
-        "kern.boot_id"
-    };
-    let output = std::process::Command::new("/usr/sbin/sysctl")
-        .args(["-n", key])
-        .output()?;
+    let key = if cfg!(target_os = "macos") { "kern.bootsessionuuid" } else { "kern.boot_id" };
+    let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", key]).output()?;
     parse_boot_id(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -98,18 +87,10 @@ fn boot_id() -> io::Result<Uuid> {
     target_os = "freebsd"
 )))]
 fn boot_id() -> io::Result<Uuid> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system has none; use a database server",
-    ))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has none; use a database server"))
 }
 
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "macos",
-    target_os = "freebsd"
-))]
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
 fn parse_boot_id(text: &str) -> io::Result<Uuid> {
     Uuid::parse_str(text.trim()).map_err(io::Error::other)
 }
@@ -119,9 +100,7 @@ pub(crate) type Identity = (u64, u64);
 
 /// Answers which file is at `path`, or `None` where there is none that can be looked at.
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path)
-        .ok()
-        .map(|metadata| identity_of(&metadata))
+    fs::metadata(path).ok().map(|metadata| identity_of(&metadata))
 }
 
 /// Checks that a database at `path` can serve all processes of this host, and answers the path
@@ -135,10 +114,7 @@ pub(crate) fn identity(path: &Path) -> Option<Identity> {
 pub(crate) fn check_place(path: &Path) -> Result<PathBuf> {
     let invalid = |why: String| Err(Error::new(ErrorKind::InvalidOption, why));
     let path = std::path::absolute(path).map_err(|error| {
-        Error::new(
-            ErrorKind::InvalidOption,
-            format!("{path:?} is no path: {error}"),
-        )
+        Error::new(ErrorKind::InvalidOption, format!("{path:?} is no path: {error}"))
     })?;
     let path = fs::canonicalize(&path).unwrap_or(path);
     let (Some(folder), Some(file_name)) = (path.parent(), path.file_name()) else {
@@ -237,12 +213,8 @@ fn shared_file_system(magic: u32) -> Option<&'static str> {
 #[cfg(unix)]
 fn check_sharing(path: &Path, file: Option<&Metadata>, folder: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let unsupported = |why: &str| {
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("{path:?} {why}"),
-        ))
-    };
+    let unsupported =
+        |why: &str| Err(Error::new(ErrorKind::Unsupported, format!("{path:?} {why}")));
     let Some(file) = file else { return Ok(()) };
     if file.nlink() > 1 {
         return unsupported("has several hard links: keep one of them, and use symbolic links");
@@ -263,11 +235,8 @@ fn check_sharing(_: &Path, _: Option<&Metadata>, _: &Path) -> Result<()> {
 fn check_rights(path: &Path, exists: bool, folder: &Path) -> Result<()> {
     use rustix::fs::{Access, access};
     let refused = |what: &Path, advice: &str, error: rustix::io::Errno| {
-        Error::new(
-            ErrorKind::Permission,
-            format!("{what:?} cannot be written ({error}): {advice}"),
-        )
-        .with_source(error)
+        Error::new(ErrorKind::Permission, format!("{what:?} cannot be written ({error}): {advice}"))
+            .with_source(error)
     };
     access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
         let advice = "SQLite keeps `-wal` and `-shm` files beside the database; make the folder \
@@ -276,11 +245,7 @@ fn check_rights(path: &Path, exists: bool, folder: &Path) -> Result<()> {
     })?;
     if exists {
         access(path, Access::READ_OK | Access::WRITE_OK).map_err(|error| {
-            refused(
-                path,
-                "give this user read and write access to the file",
-                error,
-            )
+            refused(path, "give this user read and write access to the file", error)
         })?;
     }
     Ok(())
@@ -319,21 +284,12 @@ mod tests {
             (0x6573_5546, "FUSE"),
             (0x00c3_6400, "Ceph"),
         ] {
-            assert!(
-                shared_file_system(magic).unwrap().contains(word),
-                "{magic:#x}"
-            );
+            assert!(shared_file_system(magic).unwrap().contains(word), "{magic:#x}");
         }
         // ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS
-        for magic in [
-            0xef53,
-            0x5846_5342,
-            0x9123_683e,
-            0x0102_1994,
-            0x794c_7630,
-            0x2fc1_2fc1,
-            0xf2f5_2010,
-        ] {
+        for magic in
+            [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010]
+        {
             assert_eq!(shared_file_system(magic), None, "{magic:#x}");
         }
     }

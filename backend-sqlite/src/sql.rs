@@ -61,10 +61,7 @@ impl State {
 
 impl Sql {
     pub(crate) fn new(table: &str) -> Self {
-        Self {
-            names: format!("\"{table}\""),
-            leases: format!("\"{table}_lease\""),
-        }
+        Self { names: format!("\"{table}\""), leases: format!("\"{table}_lease\"") }
     }
 
     /// The tables.
@@ -121,9 +118,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
     /// transaction, and kept beyond it for the switch.
     pub(crate) async fn set_up(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let mut alone = connection.begin_with(BEGIN_ALONE).await?;
-        sqlx::raw_sql(AssertSqlSafe(self.schema()))
-            .execute(&mut *alone)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(self.schema())).execute(&mut *alone).await?;
         if is_in_wal_mode(&mut alone).await? {
             return alone.commit().await;
         }
@@ -140,10 +135,8 @@ CREATE TABLE IF NOT EXISTS {leases} (
         names: impl IntoIterator<Item = &'n LockName>,
         boot: Uuid,
     ) -> sqlx::Result<BTreeMap<LockName, State>> {
-        let mut states: BTreeMap<LockName, State> = names
-            .into_iter()
-            .map(|name| (name.clone(), State::default()))
-            .collect();
+        let mut states: BTreeMap<LockName, State> =
+            names.into_iter().map(|name| (name.clone(), State::default())).collect();
         let names: Vec<LockName> = states.keys().cloned().collect();
         for names in names.chunks(ROWS_PER_STATEMENT) {
             let mut query = QueryBuilder::<Sqlite>::new(self.select());
@@ -170,9 +163,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
         boot: Uuid,
     ) -> States<'c> {
         let query = format!("{} WHERE n.name >= ? AND n.name < ?{ORDER}", self.select());
-        let query = sqlx::query(AssertSqlSafe(query))
-            .bind(first.to_vec())
-            .bind(end.to_vec());
+        let query = sqlx::query(AssertSqlSafe(query)).bind(first.to_vec()).bind(end.to_vec());
         States::new(query.fetch(connection), boot)
     }
 
@@ -208,17 +199,9 @@ CREATE TABLE IF NOT EXISTS {leases} (
             .iter()
             .flat_map(|(name, state)| {
                 let stays = |row: &i64| {
-                    state
-                        .ledger
-                        .entries
-                        .iter()
-                        .any(|entry| number(entry.token.get()) == *row)
+                    state.ledger.entries.iter().any(|entry| number(entry.token.get()) == *row)
                 };
-                state
-                    .rows
-                    .iter()
-                    .filter(move |row| !stays(row))
-                    .map(|row| (*name, *row))
+                state.rows.iter().filter(move |row| !stays(row)).map(|row| (*name, *row))
             })
             .collect();
         for gone in gone.chunks(ROWS_PER_STATEMENT) {
@@ -227,9 +210,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
             ));
             let mut rows = query.separated(", ");
             for (name, token) in gone {
-                rows.push("(")
-                    .push_bind_unseparated(key(name))
-                    .push_unseparated(", ");
+                rows.push("(").push_bind_unseparated(key(name)).push_unseparated(", ");
                 rows.push_bind_unseparated(*token).push_unseparated(")");
             }
             query.push(")");
@@ -240,9 +221,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
             .iter()
             .flat_map(|(name, state)| {
                 let entries = state.ledger.entries.iter();
-                entries
-                    .filter(|e| !state.before.entries.contains(e))
-                    .map(|e| (*name, e))
+                entries.filter(|e| !state.before.entries.contains(e)).map(|e| (*name, e))
             })
             .collect();
         for written in written.chunks(ROWS_PER_STATEMENT) {
@@ -312,9 +291,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
 const ORDER: &str = " ORDER BY n.name, l.token";
 
 async fn is_in_wal_mode(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
-    let mode: String = sqlx::query_scalar(JOURNAL_MODE)
-        .fetch_one(connection)
-        .await?;
+    let mode: String = sqlx::query_scalar(JOURNAL_MODE).fetch_one(connection).await?;
     Ok(mode.eq_ignore_ascii_case("wal"))
 }
 
@@ -337,11 +314,7 @@ pub(crate) struct States<'c> {
 impl<'c> States<'c> {
     /// The rows of one name must come one after the other.
     fn new(rows: BoxStream<'c, sqlx::Result<SqliteRow>>, boot: Uuid) -> Self {
-        Self {
-            rows,
-            boot,
-            current: None,
-        }
+        Self { rows, boot, current: None }
     }
 
     /// The next name, or `None` after the last one.
@@ -384,36 +357,20 @@ fn read_name(row: &SqliteRow) -> sqlx::Result<LockName> {
 /// Reads what stands in the name's own row. Of another boot only the token counts: its times are
 /// of another clock, and its leases and marks ended with it.
 fn read_name_state(row: &SqliteRow, is_of_boot: bool) -> sqlx::Result<State> {
-    let mut before = Ledger {
-        token: read_u64(row, 1)?,
-        ..Ledger::default()
-    };
+    let mut before = Ledger { token: read_u64(row, 1)?, ..Ledger::default() };
     if is_of_boot {
         before.touched = duration(row.try_get(3)?);
-        let mark = (
-            row.try_get::<Option<i64>, _>(4)?,
-            row.try_get::<Option<u32>, _>(5)?,
-        );
+        let mark = (row.try_get::<Option<i64>, _>(4)?, row.try_get::<Option<u32>, _>(5)?);
         if let (Some(until), Some(weight)) = mark {
-            before.mark = Some(Mark {
-                until: duration(until),
-                weight,
-            });
+            before.mark = Some(Mark { until: duration(until), weight });
         }
     }
-    Ok(State {
-        before,
-        ..State::default()
-    })
+    Ok(State { before, ..State::default() })
 }
 
 fn read_lease(row: &SqliteRow) -> sqlx::Result<Entry> {
     let owner: String = row.try_get(8)?;
-    let owner = if row.try_get(9)? {
-        Owner::explicit(owner)
-    } else {
-        Owner::label_only(owner)
-    };
+    let owner = if row.try_get(9)? { Owner::explicit(owner) } else { Owner::label_only(owner) };
     let expires_at: Option<i64> = row.try_get(13)?;
     let released_at: Option<i64> = row.try_get(14)?;
     Ok(Entry {

@@ -48,9 +48,7 @@ impl Clocks {
     async fn backend(&self, folder: &Path, boot: Uuid) -> SqliteBackend {
         let clocks = self.clone();
         let host = Host::new(boot, move || clocks.now());
-        SqliteBackend::connect_on(SqliteConfig::new(folder.join("locks.db")), host)
-            .await
-            .unwrap()
+        SqliteBackend::connect_on(SqliteConfig::new(folder.join("locks.db")), host).await.unwrap()
     }
 }
 
@@ -77,11 +75,7 @@ fn lease(claim: &Claim, token: Token) -> LeaseId {
 }
 
 async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
-    backend
-        .acquire(std::slice::from_ref(claim))
-        .await
-        .unwrap()
-        .remove(0)
+    backend.acquire(std::slice::from_ref(claim)).await.unwrap().remove(0)
 }
 
 async fn grant(backend: &SqliteBackend, claim: &Claim) -> LeaseId {
@@ -93,18 +87,12 @@ async fn grant(backend: &SqliteBackend, claim: &Claim) -> LeaseId {
 
 /// `PRAGMA data_version` changes with each commit of another connection.
 async fn data_version(observer: &mut SqliteConnection) -> i64 {
-    sqlx::query("PRAGMA data_version")
-        .fetch_one(observer)
-        .await
-        .unwrap()
-        .get(0)
+    sqlx::query("PRAGMA data_version").fetch_one(observer).await.unwrap().get(0)
 }
 
 async fn observer(folder: &Path) -> SqliteConnection {
     let path = folder.join("locks.db");
-    SqliteConnection::connect(&format!("sqlite:{}", path.display()))
-        .await
-        .unwrap()
+    SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap()
 }
 
 #[tokio::test]
@@ -128,10 +116,7 @@ async fn reboot_frees_everything_and_tokens_outlast_it() {
     assert_eq!(new.token.get(), old.token.get() + 1);
     grant(&after, &claim("readers", Share::ALL)).await;
 
-    let renewal = Renewal {
-        lease: old,
-        ttl: Ttl::DEFAULT,
-    };
+    let renewal = Renewal { lease: old, ttl: Ttl::DEFAULT };
     let renewed = after.renew(&[renewal]).await.unwrap();
     assert_eq!(renewed, [Renewed::Lost(LossReason::Taken)]);
     let mut observer = observer(folder.path()).await;
@@ -173,10 +158,7 @@ async fn busy_poll_writes_nothing_but_the_mark_that_it_asks_for() {
     // Somebody else has the write lock all the while: a poll does not wait for it.
     let writer = observer.begin_with("BEGIN IMMEDIATE").await.unwrap();
     for _ in 0..20 {
-        assert!(matches!(
-            acquire(&backend, &claim("a", Share::ALL)).await,
-            Verdict::Busy(_)
-        ));
+        assert!(matches!(acquire(&backend, &claim("a", Share::ALL)).await, Verdict::Busy(_)));
     }
     writer.rollback().await.unwrap();
     assert_eq!(data_version(&mut observer).await, version);
@@ -255,17 +237,8 @@ async fn file_that_was_deleted_is_made_anew_and_its_leases_are_lost() {
     }
     let other = clocks.backend(folder.path(), Uuid::from_u128(1)).await;
     grant(&other, &claim("a", Share::ALL)).await;
-    assert!(matches!(
-        acquire(&backend, &claim("a", Share::ALL)).await,
-        Verdict::Busy(_)
-    ));
-    let renewed = backend
-        .renew(&[Renewal {
-            lease: old,
-            ttl: Ttl::DEFAULT,
-        }])
-        .await
-        .unwrap();
+    assert!(matches!(acquire(&backend, &claim("a", Share::ALL)).await, Verdict::Busy(_)));
+    let renewed = backend.renew(&[Renewal { lease: old, ttl: Ttl::DEFAULT }]).await.unwrap();
     assert!(matches!(renewed[..], [Renewed::Lost(_)]), "{renewed:?}");
 }
 
@@ -283,18 +256,11 @@ async fn clean_up_forgets_only_what_has_been_idle() {
     assert_eq!(backend.clean_up(hour).await.unwrap(), 0);
 
     clocks.boot.fetch_add(3_601 * SECOND, Ordering::SeqCst);
-    assert_eq!(
-        backend.clean_up(hour).await.unwrap(),
-        0,
-        "the token is not old enough"
-    );
+    assert_eq!(backend.clean_up(hour).await.unwrap(), 0, "the token is not old enough");
     clocks.wall.fetch_add(3_601 * SECOND, Ordering::SeqCst);
     assert_eq!(backend.clean_up(hour).await.unwrap(), 1);
     assert_eq!(backend.clean_up(hour).await.unwrap(), 0);
-    assert_eq!(
-        backend.release(&[idle]).await.unwrap(),
-        [Released::Lost(LossReason::Deleted)]
-    );
+    assert_eq!(backend.release(&[idle]).await.unwrap(), [Released::Lost(LossReason::Deleted)]);
     assert_eq!(backend.list(&ListQuery::default()).await.unwrap().len(), 1);
 }
 
@@ -322,12 +288,8 @@ async fn random_operations_agree_with_the_ledger() {
     let mut leases: Vec<LeaseId> = Vec::new();
     for step in 0..1_500 {
         let backend = random.choice(&backends).unwrap();
-        clocks
-            .boot
-            .fetch_add(random.u64(0..4) * SECOND / 2, Ordering::SeqCst);
-        clocks
-            .wall
-            .store(random.u64(8_000..9_500) * SECOND, Ordering::SeqCst);
+        clocks.boot.fetch_add(random.u64(0..4) * SECOND / 2, Ordering::SeqCst);
+        clocks.wall.store(random.u64(8_000..9_500) * SECOND, Ordering::SeqCst);
         let now = clocks.now();
         let count = random.usize(1..4);
         match random.u32(0..10) {
@@ -360,11 +322,7 @@ async fn random_operations_agree_with_the_ledger() {
                         ledger.acquire(claim, now.since_boot, now.wall_micros)
                     })
                     .collect();
-                assert_eq!(
-                    backend.acquire(&batch).await.unwrap(),
-                    expected,
-                    "step {step}"
-                );
+                assert_eq!(backend.acquire(&batch).await.unwrap(), expected, "step {step}");
                 for (claim, verdict) in batch.iter().zip(&expected) {
                     if let Verdict::Granted(token) = verdict {
                         leases.push(lease(claim, *token));
@@ -386,16 +344,11 @@ async fn random_operations_agree_with_the_ledger() {
                         ledger.renew(renewal, now.since_boot)
                     })
                     .collect();
-                assert_eq!(
-                    backend.renew(&batch).await.unwrap(),
-                    expected,
-                    "step {step}"
-                );
+                assert_eq!(backend.renew(&batch).await.unwrap(), expected, "step {step}");
             }
             7..9 if !leases.is_empty() => {
-                let batch: Vec<LeaseId> = (0..count)
-                    .map(|_| random.choice(&leases).unwrap().clone())
-                    .collect();
+                let batch: Vec<LeaseId> =
+                    (0..count).map(|_| random.choice(&leases).unwrap().clone()).collect();
                 let expected: Vec<Released> = batch
                     .iter()
                     .map(|lease| {
@@ -403,11 +356,7 @@ async fn random_operations_agree_with_the_ledger() {
                         ledger.release(lease, now.since_boot).0
                     })
                     .collect();
-                assert_eq!(
-                    backend.release(&batch).await.unwrap(),
-                    expected,
-                    "step {step}"
-                );
+                assert_eq!(backend.release(&batch).await.unwrap(), expected, "step {step}");
             }
             _ => {
                 let expected: Vec<_> = model
@@ -415,10 +364,7 @@ async fn random_operations_agree_with_the_ledger() {
                     .flat_map(|(name, ledger)| ledger.list(name, now.since_boot))
                     .collect();
                 let mut listed = Vec::new();
-                let mut query = ListQuery {
-                    limit: random.u32(1..4),
-                    ..ListQuery::default()
-                };
+                let mut query = ListQuery { limit: random.u32(1..4), ..ListQuery::default() };
                 loop {
                     let page = backend.list(&query).await.unwrap();
                     let Some(last) = page.last() else { break };
@@ -426,19 +372,10 @@ async fn random_operations_agree_with_the_ledger() {
                     listed.extend(page);
                 }
                 assert_eq!(listed, expected, "step {step}");
-                let prefix = ListQuery {
-                    prefix: "a".to_owned(),
-                    ..ListQuery::default()
-                };
+                let prefix = ListQuery { prefix: "a".to_owned(), ..ListQuery::default() };
                 let with_prefix = backend.list(&prefix).await.unwrap();
-                assert!(
-                    with_prefix
-                        .iter()
-                        .all(|info| info.lease.name.as_str().starts_with('a'))
-                );
-                let expected = expected
-                    .iter()
-                    .filter(|i| i.lease.name.as_str().starts_with('a'));
+                assert!(with_prefix.iter().all(|info| info.lease.name.as_str().starts_with('a')));
+                let expected = expected.iter().filter(|i| i.lease.name.as_str().starts_with('a'));
                 assert_eq!(with_prefix.len(), expected.count(), "step {step}");
             }
         }

@@ -26,17 +26,11 @@ fn claim(name: &str) -> Claim {
 }
 
 async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
-    backend
-        .acquire(std::slice::from_ref(claim))
-        .await
-        .unwrap()
-        .remove(0)
+    backend.acquire(std::slice::from_ref(claim)).await.unwrap().remove(0)
 }
 
 async fn open(path: &Path) -> SqliteConnection {
-    SqliteConnection::connect(&format!("sqlite:{}", path.display()))
-        .await
-        .unwrap()
+    SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -62,20 +56,8 @@ async fn hundred_tasks_on_two_backends_never_overlap_and_never_see_a_locked_file
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                 tokio::task::yield_now().await;
                 assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
-                let Claim {
-                    name,
-                    attempt,
-                    owner,
-                    share,
-                    ..
-                } = claim;
-                let lease = LeaseId {
-                    name,
-                    attempt,
-                    token,
-                    owner,
-                    share,
-                };
+                let Claim { name, attempt, owner, share, .. } = claim;
+                let lease = LeaseId { name, attempt, token, owner, share };
                 assert_eq!(backend.release(&[lease]).await.unwrap(), [Released::Freed]);
             })
         })
@@ -101,9 +83,7 @@ async fn ten_connect_at_once_to_a_file_that_is_not_in_wal_mode_yet() {
             })
             .collect();
         for task in tasks {
-            task.await
-                .unwrap()
-                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            task.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
         assert_eq!(fs::read(&path).unwrap()[18..20], [2, 2], "not in WAL mode");
     }
@@ -113,40 +93,23 @@ async fn ten_connect_at_once_to_a_file_that_is_not_in_wal_mode_yet() {
 async fn places_that_cannot_serve_are_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fs::write(
-        at("text"),
-        "This is no database, though it is longer than a header. ".repeat(20),
-    )
-    .unwrap();
+    fs::write(at("text"), "This is no database, though it is longer than a header. ".repeat(20))
+        .unwrap();
     fs::write(at("linked"), "").unwrap();
     fs::hard_link(at("linked"), at("link")).unwrap();
     for (path, kind, word) in [
-        (
-            at("missing/locks.db"),
-            ErrorKind::InvalidOption,
-            "create it",
-        ),
-        (
-            folder.path().to_owned(),
-            ErrorKind::InvalidOption,
-            "name a file in it",
-        ),
+        (at("missing/locks.db"), ErrorKind::InvalidOption, "create it"),
+        (folder.path().to_owned(), ErrorKind::InvalidOption, "name a file in it"),
         (at("text"), ErrorKind::InvalidOption, "not a database"),
         (at("link"), ErrorKind::Unsupported, "hard links"),
     ] {
         let error = SqliteBackend::connect(path.clone()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(word), "{error}");
-        assert_eq!(
-            (error.backend(), error.operation()),
-            (Some("sqlite"), Some("connect"))
-        );
+        assert_eq!((error.backend(), error.operation()), (Some("sqlite"), Some("connect")));
     }
     let text = fs::read_to_string(at("text")).unwrap();
-    assert!(
-        text.starts_with("This is"),
-        "a file that is no database was written to"
-    );
+    assert!(text.starts_with("This is"), "a file that is no database was written to");
 }
 
 #[tokio::test]
@@ -161,10 +124,7 @@ async fn file_that_stays_locked_is_unavailable_and_then_serves_again() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.is_retryable());
     writing.rollback().await.unwrap();
-    assert!(matches!(
-        acquire(&backend, &claim("a")).await,
-        Verdict::Granted(_)
-    ));
+    assert!(matches!(acquire(&backend, &claim("a")).await, Verdict::Granted(_)));
 }
 
 #[tokio::test]
@@ -180,19 +140,15 @@ async fn dropped_tables_are_an_error_once_and_then_made_anew() {
     let error = backend.acquire(&[claim("a")]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotMigrated);
     backend.migrate().await.unwrap();
-    assert!(matches!(
-        acquire(&backend, &claim("a")).await,
-        Verdict::Granted(_)
-    ));
+    assert!(matches!(acquire(&backend, &claim("a")).await, Verdict::Granted(_)));
 }
 
 #[tokio::test]
 async fn tables_of_somebody_else_are_not_migrated_and_other_names_are_free() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let mut app = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display()))
-        .await
-        .unwrap();
+    let mut app =
+        SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display())).await.unwrap();
     sqlx::raw_sql("CREATE TABLE database_locks_lock (id INTEGER PRIMARY KEY, locked_by TEXT)")
         .execute(&mut app)
         .await
@@ -203,29 +159,17 @@ async fn tables_of_somebody_else_are_not_migrated_and_other_names_are_free() {
     assert!(error.to_string().contains("?table="), "{error}");
 
     let url = format!("sqlite:{}?table=Own", path.display());
-    let own = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap())
-        .await
-        .unwrap();
-    assert!(matches!(
-        acquire(&own, &claim("a")).await,
-        Verdict::Granted(_)
-    ));
+    let own = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap()).await.unwrap();
+    assert!(matches!(acquire(&own, &claim("a")).await, Verdict::Granted(_)));
     let url = format!("sqlite:{}?table=other", path.display());
-    let other = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap())
-        .await
-        .unwrap();
-    assert!(matches!(
-        acquire(&other, &claim("a")).await,
-        Verdict::Granted(_)
-    ));
+    let other = SqliteBackend::connect(SqliteConfig::from_url(&url).unwrap()).await.unwrap();
+    assert!(matches!(acquire(&other, &claim("a")).await, Verdict::Granted(_)));
 }
 
 #[tokio::test]
 async fn more_items_than_a_statement_takes_are_decided_in_one_batch() {
     let folder = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::connect(folder.path().join("locks.db"))
-        .await
-        .unwrap();
+    let backend = SqliteBackend::connect(folder.path().join("locks.db")).await.unwrap();
     let claims: Vec<Claim> = (0..4_000).map(|i| claim(&format!("lock {i}"))).collect();
     let verdicts = backend.acquire(&claims).await.unwrap();
     let leases: Vec<LeaseId> = claims

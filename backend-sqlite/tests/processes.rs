@@ -19,30 +19,12 @@ use database_locks_core::{
 use database_locks_sqlite::SqliteBackend;
 
 const CASES: &[(&str, fn())] = &[
-    (
-        "sixteen_processes_lose_no_update_though_four_are_killed",
-        no_update_is_lost,
-    ),
-    (
-        "holder_that_is_killed_is_followed_within_its_ttl",
-        killed_holder_is_followed,
-    ),
-    (
-        "ten_processes_create_a_missing_file_at_once",
-        create_missing,
-    ),
-    (
-        "ten_processes_set_up_an_empty_file_at_once",
-        create_from_empty,
-    ),
-    (
-        "folder_that_cannot_be_written_is_a_permission_error",
-        folder_is_read_only,
-    ),
-    (
-        "file_that_cannot_be_written_is_a_permission_error",
-        file_is_read_only,
-    ),
+    ("sixteen_processes_lose_no_update_though_four_are_killed", no_update_is_lost),
+    ("holder_that_is_killed_is_followed_within_its_ttl", killed_holder_is_followed),
+    ("ten_processes_create_a_missing_file_at_once", create_missing),
+    ("ten_processes_set_up_an_empty_file_at_once", create_from_empty),
+    ("folder_that_cannot_be_written_is_a_permission_error", folder_is_read_only),
+    ("file_that_cannot_be_written_is_a_permission_error", file_is_read_only),
 ];
 
 const WORKERS: usize = 16;
@@ -80,11 +62,7 @@ fn run_cases(arguments: &[&str]) -> ExitCode {
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed += usize::from(!passed);
     }
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(101)
-    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
 fn no_update_is_lost() {
@@ -126,30 +104,18 @@ fn no_update_is_lost() {
         }
         lines.extend(own);
     }
-    let counter: u64 = fs::read_to_string(folder.path().join("counter"))
-        .unwrap()
-        .parse()
-        .unwrap();
+    let counter: u64 = fs::read_to_string(folder.path().join("counter")).unwrap().parse().unwrap();
     let values: BTreeSet<u64> = lines.iter().map(|(value, _)| *value).collect();
     let (done, open): (Vec<_>, Vec<_>) = lines.iter().partition(|line| !undone.contains(line));
     let mut seen = BTreeSet::new();
     for (value, token) in &done {
-        assert!(
-            seen.insert(value),
-            "two processes wrote {value}, the second under token {token}"
-        );
+        assert!(seen.insert(value), "two processes wrote {value}, the second under token {token}");
     }
-    assert!(
-        values.iter().copied().eq(1..=values.len() as u64),
-        "a value is missing: {values:?}"
-    );
+    assert!(values.iter().copied().eq(1..=values.len() as u64), "a value is missing: {values:?}");
     assert!(done.len() as u64 <= counter && counter <= lines.len() as u64);
     lines.retain(|line| done.contains(line));
     lines.sort_unstable();
-    assert!(
-        lines.windows(2).all(|pair| pair[0].1 < pair[1].1),
-        "a token fell: {lines:?}"
-    );
+    assert!(lines.windows(2).all(|pair| pair[0].1 < pair[1].1), "a token fell: {lines:?}");
     println!(
         "{counter} updates by {WORKERS} processes, {} perhaps cut short by a kill",
         open.len()
@@ -165,9 +131,7 @@ fn killed_holder_is_followed() {
         .spawn()
         .unwrap();
     let mut token = String::new();
-    BufReader::new(holder.stdout.take().unwrap())
-        .read_line(&mut token)
-        .unwrap();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut token).unwrap();
     let token: u64 = token.trim().parse().unwrap();
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -182,10 +146,7 @@ fn killed_holder_is_followed() {
         assert!(remaining <= TTL);
         tokio::time::sleep(remaining).await;
         let verdict = ask(&backend, &claim).await.unwrap();
-        assert!(
-            matches!(verdict, Verdict::Granted(next) if next.get() > token),
-            "{verdict:?}"
-        );
+        assert!(matches!(verdict, Verdict::Granted(next) if next.get() > token), "{verdict:?}");
     });
 }
 
@@ -206,14 +167,9 @@ fn create_from_empty() {
 }
 
 fn ten_at_once(file: &Path) {
-    let workers: Vec<Child> = (0..10)
-        .map(|_| spawn(&["worker-create", text(file)]))
-        .collect();
+    let workers: Vec<Child> = (0..10).map(|_| spawn(&["worker-create", text(file)])).collect();
     for mut worker in workers {
-        assert!(
-            worker.wait().unwrap().success(),
-            "a worker could not create or use the file"
-        );
+        assert!(worker.wait().unwrap().success(), "a worker could not create or use the file");
     }
     let header = fs::read(file).unwrap();
     assert_eq!(header[18..20], [2, 2], "the file is not in WAL mode");
@@ -225,10 +181,7 @@ fn folder_is_read_only() {
     fs::create_dir(&locked).unwrap();
     set_mode(&locked, 0o555);
     let message = refusal(folder.path(), &locked.join("locks.db"));
-    assert!(
-        message.contains("Permission") && message.contains("folder"),
-        "{message}"
-    );
+    assert!(message.contains("Permission") && message.contains("folder"), "{message}");
 }
 
 fn file_is_read_only() {
@@ -240,10 +193,7 @@ fn file_is_read_only() {
     drop(block_on(SqliteBackend::connect(file.clone())).unwrap());
     set_mode(&file, 0o444);
     let message = refusal(folder.path(), &file);
-    assert!(
-        message.contains("Permission") && message.contains("access to the file"),
-        "{message}"
-    );
+    assert!(message.contains("Permission") && message.contains("access to the file"), "{message}");
 }
 
 /// What a process that is not root is told. Root may write everywhere, so as root this binary is
@@ -261,10 +211,7 @@ fn refusal(folder: &Path, file: &Path) -> String {
     } else {
         Command::new(std::env::current_exe().unwrap())
     };
-    let output = command
-        .args(["worker-refused", text(file)])
-        .output()
-        .unwrap();
+    let output = command.args(["worker-refused", text(file)]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -272,27 +219,18 @@ fn refusal(folder: &Path, file: &Path) -> String {
 /// Adds to the counter, each time by a read and a write that only the lock keeps together.
 async fn count(folder: &Path, id: &str) -> Result<()> {
     let backend = SqliteBackend::connect(folder.join("locks.db")).await?;
-    let mut journal = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(journal(folder, id))
-        .unwrap();
+    let mut journal =
+        OpenOptions::new().create(true).append(true).open(journal(folder, id)).unwrap();
     let counter = folder.join("counter");
     let mut done = 0;
     while done < UPDATES {
         let claim = claim("counter", Attempt::new());
         let (token, asked) = wait_for(&backend, &claim).await?;
-        let value: u64 = fs::read_to_string(&counter)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            + 1;
+        let value: u64 = fs::read_to_string(&counter).unwrap().parse::<u64>().unwrap() + 1;
         tokio::task::yield_now().await;
         // As the engine's guards do: who may have overslept its lease touches nothing.
         if asked.elapsed() < TTL / 2 {
-            journal
-                .write_all(format!("{value} {token}\n").as_bytes())
-                .unwrap();
+            journal.write_all(format!("{value} {token}\n").as_bytes()).unwrap();
             // One write of one length: a kill leaves the old value or the new one.
             let mut file = OpenOptions::new().write(true).open(&counter).unwrap();
             file.write_all(format!("{value:08}").as_bytes()).unwrap();
@@ -312,11 +250,7 @@ async fn count(folder: &Path, id: &str) -> Result<()> {
 
 async fn create(file: &Path) -> Result<()> {
     let backend = SqliteBackend::connect(file).await?;
-    wait_for(
-        &backend,
-        &claim(&format!("of {}", std::process::id()), Attempt::new()),
-    )
-    .await?;
+    wait_for(&backend, &claim(&format!("of {}", std::process::id()), Attempt::new())).await?;
     Ok(())
 }
 
@@ -328,9 +262,7 @@ async fn hold(file: &Path) -> Result<()> {
 }
 
 async fn refused(file: &Path) -> Result<()> {
-    let error = SqliteBackend::connect(file)
-        .await
-        .expect_err("it was not refused");
+    let error = SqliteBackend::connect(file).await.expect_err("it was not refused");
     println!("{:?} {error}", error.kind());
     Ok(())
 }
@@ -349,10 +281,7 @@ async fn wait_for(backend: &SqliteBackend, claim: &Claim) -> Result<(Token, Inst
 }
 
 async fn ask(backend: &SqliteBackend, claim: &Claim) -> Result<Verdict> {
-    Ok(backend
-        .acquire(std::slice::from_ref(claim))
-        .await?
-        .remove(0))
+    Ok(backend.acquire(std::slice::from_ref(claim)).await?.remove(0))
 }
 
 fn claim(name: &str, attempt: Attempt) -> Claim {
@@ -378,18 +307,11 @@ fn work(task: impl Future<Output = Result<()>>) -> ExitCode {
 }
 
 fn block_on<T>(task: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(task)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(task)
 }
 
 fn spawn(arguments: &[&str]) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(arguments)
-        .spawn()
-        .unwrap()
+    Command::new(std::env::current_exe().unwrap()).args(arguments).spawn().unwrap()
 }
 
 fn journal(folder: &Path, id: &str) -> PathBuf {

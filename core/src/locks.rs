@@ -49,7 +49,6 @@ impl Locks {
     }
 
     /// Chooses options first.
-    #[must_use]
     pub fn builder() -> LocksBuilder {
         LocksBuilder::default()
     }

@@ -1,2 +1,62 @@
-//! placeholder
+//! Distributed locks on the database that you already run.
+//!
+//! Copies of a service, a cron job or a script run on many machines, and some work must be done by
+//! one at a time. This crate gives **leases**: a lock with a time to live on the database's clock,
+//! renewed while its holder lives, and lost, with a signal that stops the work, when it cannot be.
+//! Each comes with a **fencing token**, a number that grows with every grant.
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> database_locks::Result<()> {
+//! use std::time::Duration;
+//! use database_locks::{Connect, Locks};
+//!
+//! # let url = "memory:";
+//! let locks = Locks::connect(url).await?; // postgres://..., sqlite:PATH, memory:
+//!
+//! let guard = locks.lock("nightly").timeout(Duration::from_secs(5)).acquire().await?;
+//! println!("one of us works, under token {}", guard.token());
+//! guard.release().await?;
+//!
+//! // The work is dropped when the lease is lost.
+//! let lines = locks.lock("nightly").run(async |lease| count(lease.token().get()).await).await?;
+//! # async fn count(_: u64) -> u32 { 7 }
+//! # assert_eq!(lines, 7);
+//!
+//! let readers = locks.rwlock("index").read().acquire().await?; // and .write()
+//! let permits = locks.semaphore("api", 10).permits(2).acquire().await?;
+//! # drop((readers, permits));
+//! locks.shutdown().await;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "memory"))] fn main() {}
+//! ```
+//!
+//! # Which backend should you use?
+//!
+//! | feature | URL | for |
+//! |---|---|---|
+//! | `sqlite` (default) | `sqlite:PATH` | many processes on one host, nothing to run |
+//! | `postgres` | `postgres://...` | many hosts with a Postgres at hand |
+//! | `memory` | `memory:` | unit tests, in one process |
+//!
+//! Each feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
+//! [`LockBackend`] of your own.
+//!
+//! # What a lease promises, and what it cannot
+//!
+//! While a [`Guard`] passes [`check`](Guard::check), nobody else was granted the lock, as long as
+//! clocks run at nearly the same rate. No lock service can stop a process that was suspended
+//! between that check and a write: where that matters, send the [`Token`] along with the write,
+//! and let the resource refuse a token lower than one that it has seen.
+
+mod connect;
+
+pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
+
+#[cfg(feature = "memory")]
+pub use database_locks_memory as memory;
+#[cfg(feature = "postgres")]
+pub use database_locks_postgres as postgres;
+#[cfg(feature = "sqlite")]
+pub use database_locks_sqlite as sqlite;

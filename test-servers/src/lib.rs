@@ -1,1 +1,78 @@
-//! placeholder
+//! Throwaway database servers for tests, benches and `cargo xtask with`.
+//!
+//! Servers are started from installed binaries, run as an ordinary user also when the caller is root, listen on
+//! 127.0.0.1 and a free port only, and keep everything in a temporary folder of their own. A binary that is missing
+//! is an error that says how to get it; nothing is ever skipped.
+//!
+//! # A database for a test
+//!
+//! One server serves all tests of a process, and each test takes a database of its own from it:
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use database_locks_test_servers::Postgres;
+//!
+//! let database = Postgres::shared()?.database()?;
+//! database.psql("CREATE TABLE t (n int)")?;
+//! println!("{}", database.url()); // postgres://postgres:…@127.0.0.1:23456/dblocks_test_…
+//! # Ok(()) }
+//! ```
+//!
+//! The database is dropped with its value, so keep the value for as long as the URL is in use.
+//! [`PgBouncer::shared`] gives the same through a pooler in transaction mode.
+//!
+//! Where `DATABASE_LOCKS_TEST_POSTGRES_URL` is set, [`Postgres::shared`] starts nothing and uses that server, which
+//! has to let the URL's user create databases. Databases left there by a killed test are named `dblocks_test_…`.
+//!
+//! # A server that a test may break
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use database_locks_test_servers::{Postgres, Proxy, Server};
+//!
+//! let server = Postgres::builder().setting("default_transaction_isolation", "serializable").start()?;
+//! server.pause()?; // SIGSTOP, the server's children included
+//! server.resume()?;
+//! server.stop_hard()?; // kill -9
+//! server.start_again()?; // same port, same data
+//!
+//! let proxy = Proxy::start(server.port())?;
+//! let url = server.at_port(proxy.port()).url().to_owned();
+//! proxy.black_hole();
+//! # Ok(()) }
+//! ```
+//!
+//! With the feature `tls`, `Postgres::builder().tls(Tls::Required)` makes a throwaway certificate authority and
+//! accepts encrypted connections only; `Postgres::tls_files` says where the certificates are.
+//!
+//! # Nothing is left behind
+//!
+//! Every server has a watchdog, a small shell script in a process group of its own, that holds the read end of a pipe
+//! whose write end only this process has. When this process ends, be it by a panic, Ctrl-C or `kill -9`, the pipe
+//! ends; the watchdog then stops the server and removes its folder. Dropping a server does the same and waits for it.
+//!
+//! # Adding a server
+//!
+//! A server is a file of its own (`postgres.rs`, `pgbouncer.rs`): it finds its binaries with `install`, prepares a
+//! `Folder`, describes itself as a `Launch`, and implements [`Server`] by handing out the [`Process`]. Stopping,
+//! pausing, the watchdog and the retry on a port that was just taken come with that.
+
+mod access;
+mod folder;
+mod install;
+mod pgbouncer;
+mod postgres;
+mod process;
+mod proxy;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use access::{Access, Database};
+pub use anyhow::Result;
+pub use install::{Binaries, PGBOUNCER, POSTGRES};
+pub use pgbouncer::{PgBouncer, PoolMode};
+pub use postgres::{Postgres, PostgresBuilder};
+pub use process::{Process, Server};
+pub use proxy::Proxy;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsFiles};

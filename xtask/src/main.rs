@@ -1,1 +1,30 @@
-fn main() {}
+//! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
+
+mod install;
+mod test;
+mod with;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tests and servers of database-locks")]
+enum Command {
+    /// Installs what the machine lacks, checks formats, lints, and runs every test, doctest and
+    /// example, on every server.
+    Test(test::Options),
+    /// Runs a command with `DATABASE_LOCKS_URL` set to a fresh, empty throwaway server.
+    With(with::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Command::parse() {
+        Command::Test(options) => test::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::With(options) => with::run(&options),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

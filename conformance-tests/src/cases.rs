@@ -1,0 +1,13 @@
+//! The cases, a file a group.
+
+pub(crate) mod connections;
+pub(crate) mod exclusive;
+pub(crate) mod fencing;
+pub(crate) mod inspection;
+pub(crate) mod lease;
+pub(crate) mod names;
+pub(crate) mod owner;
+pub(crate) mod release;
+pub(crate) mod shared_and_permits;
+pub(crate) mod store;
+pub(crate) mod time;

@@ -1,0 +1,97 @@
+//! Connections: few, replaced when they break, and left as they were found.
+
+use database_locks_core::ErrorKind;
+
+use crate::context::{Context, PATIENCE, claim, free, keep, refuse, release, renew, take};
+use crate::harness::{Client, Outcome, Stop};
+
+pub(crate) async fn hundred_cycles_leak_no_connection(context: Context) -> Outcome {
+    let client = context.client().await?;
+    for round in 0..10 {
+        cycle(&client, &context, round).await?;
+    }
+    let warm = context.harness().connection_count().await?;
+    for round in 0..100 {
+        cycle(&client, &context, round).await?;
+    }
+    let after = context.harness().connection_count().await?;
+    assert!(
+        after <= warm,
+        "{warm} connections have become {after} over a hundred cycles"
+    );
+    Ok(())
+}
+
+pub(crate) async fn killed_connection_is_replaced(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let name = context.name("one");
+    let lease = take(&client, &claim(&name)).await?;
+    for _ in 0..3 {
+        context.harness().break_connections().await?;
+        until_reached(&client, &lease).await?;
+        refuse(&client, &claim(&name)).await?;
+    }
+    keep(&client, &lease).await?;
+    free(&client, &lease).await?;
+    Ok(())
+}
+
+pub(crate) async fn session_settings_do_not_leak_to_the_next_user(context: Context) -> Outcome {
+    let before = context.harness().session_settings().await?;
+    if before.is_empty() {
+        return Err(Stop::failed(
+            "the harness must report the settings of a session",
+        ));
+    }
+    let client = context.client().await?;
+    for round in 0..10 {
+        cycle(&client, &context, round).await?;
+        let after = context.harness().session_settings().await?;
+        assert_eq!(
+            after, before,
+            "a session must be given back as it was found"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) async fn leases_survive_a_server_restart(context: Context) -> Outcome {
+    let harness = context.harness().restartable().await?;
+    let client = harness.client().await?;
+    let name = context.name("one");
+    let lease = take(&client, &claim(&name)).await?;
+    harness.restart().await?;
+    until_reached(&client, &lease).await?;
+    refuse(&client, &claim(&name)).await?;
+    refuse(&harness.client().await?, &claim(&name)).await?;
+    keep(&client, &lease).await?;
+    free(&client, &lease).await?;
+    harness.close().await;
+    Ok(())
+}
+
+async fn cycle(client: &Client, context: &Context, round: usize) -> Outcome {
+    let name = context.name(&format!("cycle {}", round % 3));
+    let lease = take(client, &claim(&name)).await?;
+    refuse(client, &claim(&name)).await?;
+    keep(client, &lease).await?;
+    free(client, &lease).await?;
+    release(client, &lease).await?;
+    Ok(())
+}
+
+/// Renews until the client has found its way back: until then every error must say "unavailable".
+async fn until_reached(client: &Client, lease: &database_locks_core::LeaseId) -> Outcome {
+    let reached = async {
+        loop {
+            match renew(client, lease).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    Ok(tokio::time::timeout(PATIENCE, reached).await??)
+}

@@ -1,0 +1,229 @@
+//! Readers, writers and permits: more than one holder, by the one rule.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use database_locks_core::{Claim, Released, Verdict};
+use futures_util::future::try_join_all;
+
+use crate::context::{
+    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, permits, read, refuse,
+    release, take,
+};
+use crate::harness::Outcome;
+
+pub(crate) async fn many_readers_exclude_a_writer(context: Context) -> Outcome {
+    let here = context.client_with_shares().await?;
+    let there = context.client().await?;
+    let name = context.name("one");
+    let mut readers = Vec::new();
+    for client in [&here, &there, &here, &there, &here] {
+        readers.push(take(client, &read(&name)).await?);
+    }
+    while let Some(reader) = readers.pop() {
+        refuse(&there, &claim(&name)).await?;
+        keep(&here, &reader).await?;
+        free(&here, &reader).await?;
+    }
+    let writer = take(&there, &claim(&name)).await?;
+    refuse(&here, &read(&name)).await?;
+    refuse(&here, &claim(&name)).await?;
+    free(&there, &writer).await?;
+    take(&here, &read(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn permits_are_granted_up_to_the_capacity(context: Context) -> Outcome {
+    let here = context.client_with_shares().await?;
+    let there = context.client().await?;
+    let name = context.name("three");
+    let first = take(&here, &permits(&name, 1, 3)).await?;
+    let second = take(&there, &permits(&name, 1, 3)).await?;
+    let third = take(&here, &permits(&name, 1, 3)).await?;
+    assert!(
+        first.token < second.token && second.token < third.token,
+        "tokens must grow"
+    );
+    refuse(&there, &permits(&name, 1, 3)).await?;
+    free(&there, &second).await?;
+    take(&there, &permits(&name, 1, 3)).await?;
+    refuse(&here, &permits(&name, 1, 3)).await?;
+    keep(&here, &first).await?;
+    keep(&here, &third).await?;
+    Ok(())
+}
+
+pub(crate) async fn weights_above_one_count(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("ten");
+    let seven = take(&client, &permits(&name, 7, 10)).await?;
+    refuse(&client, &permits(&name, 4, 10)).await?;
+    let three = take(&client, &permits(&name, 3, 10)).await?;
+    refuse(&client, &permits(&name, 1, 10)).await?;
+    free(&client, &seven).await?;
+    refuse(&client, &permits(&name, 8, 10)).await?;
+    refuse(&client, &permits(&name, 10, 10)).await?;
+    take(&client, &permits(&name, 6, 10)).await?;
+    keep(&client, &three).await?;
+    Ok(())
+}
+
+pub(crate) async fn holders_stay_within_the_capacity_under_contention(context: Context) -> Outcome {
+    context.client_with_shares().await?;
+    let clients = context.clients(6).await?;
+    let name = context.name("five");
+    let (taken, grants) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let workers = (1..=3).cycle().zip(clients).map(|(weight, client)| {
+        let (name, taken, grants) = (name.clone(), Arc::clone(&taken), Arc::clone(&grants));
+        tokio::spawn(async move {
+            let mut claim = permits(&name, weight, 5);
+            while grants.load(Ordering::SeqCst) < 60 {
+                match ask(&client, &claim).await {
+                    Ok(verdict @ Verdict::Granted(_)) => {
+                        let all = taken.fetch_add(weight, Ordering::SeqCst) + weight;
+                        assert!(all <= 5, "{all} of 5 permits are held at once");
+                        tokio::task::yield_now().await;
+                        taken.fetch_sub(weight, Ordering::SeqCst);
+                        grants.fetch_add(1, Ordering::SeqCst);
+                        let lease = lease_of(&claim, &verdict);
+                        loop {
+                            match release(&client, &lease).await {
+                                Ok(Released::Freed) => break,
+                                Ok(Released::Skipped) => tokio::task::yield_now().await,
+                                Ok(lost) => panic!("a live lease must be freed, but is {lost:?}"),
+                                Err(error) if error.is_retryable() => {}
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        claim = permits(&name, weight, 5);
+                    }
+                    Ok(Verdict::Busy(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Ok(other) => panic!("a claim under contention must not be {other:?}"),
+                    Err(error) if error.is_retryable() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    });
+    for worker in try_join_all(workers).await? {
+        worker?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn another_capacity_is_refused_while_held(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("three");
+    let held = take(&client, &permits(&name, 1, 3)).await?;
+    for other in [
+        permits(&name, 1, 4),
+        read(&name),
+        claim(&name),
+        permits(&name, 2, 2),
+    ] {
+        let verdict = ask(&client, &other).await?;
+        assert_eq!(
+            verdict,
+            Verdict::CapacityMismatch(3),
+            "a claim of {} while capacity 3 is held must be told so",
+            other.share
+        );
+    }
+    keep(&client, &held).await?;
+    // An exclusive lock is held with a capacity too.
+    let exclusive = context.name("full");
+    take(&client, &claim(&exclusive)).await?;
+    let verdict = ask(&client, &permits(&exclusive, 1, 3)).await?;
+    assert!(
+        matches!(verdict, Verdict::CapacityMismatch(_)),
+        "permits of an exclusive lock must be a mismatch, but are {verdict:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn capacity_changes_when_nothing_is_held(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("growing");
+    for capacity in [3, 5, 2] {
+        let lease = take(&client, &permits(&name, 2, capacity)).await?;
+        free(&client, &lease).await?;
+    }
+    let lease = take(&client, &claim(&name)).await?;
+    free(&client, &lease).await?;
+    let short = Claim {
+        ttl: brief(&client, &name).ttl,
+        ..permits(&name, 1, 7)
+    };
+    take(&client, &short).await?;
+    context.outlive(brief_ttl(&client)).await?;
+    take(&client, &permits(&name, 1, 8)).await?;
+    Ok(())
+}
+
+pub(crate) async fn expired_reader_does_not_hold_back_a_writer(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("one");
+    let short = brief(&client, &name).ttl;
+    for _ in 0..2 {
+        take(
+            &client,
+            &Claim {
+                ttl: short,
+                ..read(&name)
+            },
+        )
+        .await?;
+    }
+    let living = take(&client, &read(&name)).await?;
+    context.outlive(brief_ttl(&client)).await?;
+    refuse(&client, &claim(&name)).await?;
+    free(&client, &living).await?;
+    take(&client, &claim(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn waiting_writer_is_not_starved_by_readers(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let there = context.client().await?;
+    let name = context.name("one");
+    let first = take(&client, &read(&name)).await?;
+    let writer = Claim {
+        mark: Some(LONG),
+        ..claim(&name)
+    };
+    refuse(&there, &writer).await?;
+    for _ in 0..3 {
+        let verdict = ask(&client, &read(&name)).await?;
+        assert!(
+            matches!(verdict, Verdict::Busy(_)),
+            "a new reader must stand back for a waiting writer, but is {verdict:?}"
+        );
+    }
+    keep(&client, &first).await?;
+    free(&client, &first).await?;
+    refuse(&client, &read(&name)).await?;
+    let written = take(&there, &writer).await?;
+    free(&there, &written).await?;
+    take(&client, &read(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("one");
+    take(&client, &read(&name)).await?;
+    let mark = Duration::from_millis(250);
+    refuse(
+        &client,
+        &Claim {
+            mark: Some(mark),
+            ..claim(&name)
+        },
+    )
+    .await?;
+    context.outlive(mark).await?;
+    take(&client, &read(&name)).await?;
+    Ok(())
+}

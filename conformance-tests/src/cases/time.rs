@@ -1,0 +1,245 @@
+//! Whose clock counts, and when it is read.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use database_locks_core::{Attempt, Claim, LossReason, Released, Renewed, Verdict};
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::context::{
+    Context, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, refuse,
+    release, renew_for, take, ttl,
+};
+use crate::harness::{Client, ClientOption, Outcome};
+
+pub(crate) async fn session_time_zone_changes_nothing(context: Context) -> Outcome {
+    let plain = context.client().await?;
+    for (i, zone) in ["Pacific/Kiritimati", "America/Los_Angeles"]
+        .into_iter()
+        .enumerate()
+    {
+        let option = ClientOption::TimeZone(zone.to_owned());
+        let abroad = context.harness().client_with(&option).await?;
+        agree_on_time(&context, &plain, &abroad, &format!("from here {i}")).await?;
+        agree_on_time(&context, &abroad, &plain, &format!("from abroad {i}")).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn daylight_saving_changes_nothing(context: Context) -> Outcome {
+    let plain = context.client().await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let day = day_of_year(now / 86_400);
+    // Clocks are put forward, or back, within the life of the leases.
+    let soon = format!(
+        "{day}/{}:{:02}:00",
+        now % 86_400 / 3_600,
+        now % 3_600 / 60 + 1
+    );
+    let far = format!("{}/2:00:00", (day + 100) % 365);
+    for (i, rule) in [
+        format!("AAA0BBB,{soon},{far}"),
+        format!("AAA1BBB0,{far},{soon}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let abroad = context
+            .harness()
+            .client_with(&ClientOption::TimeZone(rule))
+            .await?;
+        agree_on_time(&context, &plain, &abroad, &format!("from here {i}")).await?;
+        agree_on_time(&context, &abroad, &plain, &format!("from abroad {i}")).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn client_clock_an_hour_off_changes_nothing(context: Context) -> Outcome {
+    let client = context.client().await?;
+    // An attempt is the one thing that carries a client's clock over the trait.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let attempt =
+        |seconds| Attempt::from_uuid(Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, 0)));
+    let name = context.name("one");
+    let mut last = None;
+    for seconds in [now + 3_600, now - 3_600, now, now - 3_600] {
+        let lease = take(
+            &client,
+            &Claim {
+                attempt: attempt(seconds),
+                ..claim(&name)
+            },
+        )
+        .await?;
+        assert!(
+            Some(lease.token) > last,
+            "tokens must grow whatever a client's clock says"
+        );
+        last = Some(lease.token);
+        refuse(
+            &client,
+            &Claim {
+                attempt: attempt(now + 7_200),
+                ..claim(&name)
+            },
+        )
+        .await?;
+        keep(&client, &lease).await?;
+        free(&client, &lease).await?;
+    }
+    for seconds in [now + 3_600, now - 3_600] {
+        let name = context.name(&format!("expires {seconds}"));
+        let short = Claim {
+            attempt: attempt(seconds),
+            ..brief(&client, &name)
+        };
+        let dead = take(&client, &short).await?;
+        context.outlive(brief_ttl(&client)).await?;
+        miss(&client, &dead, &[LossReason::Expired]).await?;
+        take(&client, &claim(&name)).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn row_locked_past_the_ttl_then_rolled_back(context: Context) -> Outcome {
+    row_locked_past_the_ttl(context, Ending::RollBack).await
+}
+
+pub(crate) async fn row_locked_past_the_ttl_then_committed(context: Context) -> Outcome {
+    row_locked_past_the_ttl(context, Ending::Commit).await
+}
+
+#[derive(Clone, Copy)]
+enum Ending {
+    RollBack,
+    Commit,
+}
+
+/// Neither waits for the row by contract; a backend that waits all the same must judge afterwards.
+async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let name = context.name("locked");
+    let short = brief_ttl(&here) * 4;
+    let lease = take(
+        &here,
+        &Claim {
+            ttl: ttl(short),
+            ..claim(&name)
+        },
+    )
+    .await?;
+    let row = context.harness().lock_row(&name).await?;
+
+    let renewal = {
+        let (here, lease) = (Arc::clone(&here), lease.clone());
+        tokio::spawn(async move { renew_for(&here, &lease, ttl(short)).await })
+    };
+    let waiting = claim(&name);
+    let acquisition = {
+        let (there, waiting) = (Arc::clone(&there), waiting.clone());
+        tokio::spawn(async move { ask(&there, &waiting).await })
+    };
+    context.outlive(short).await?;
+    match ending {
+        Ending::RollBack => row.roll_back().await?,
+        Ending::Commit => row.commit().await?,
+    }
+
+    let renewed = tokio::time::timeout(PATIENCE, renewal).await???;
+    assert!(
+        matches!(renewed, Renewed::Skipped | Renewed::Lost(_)),
+        "a lease that died while its row was locked must not be renewed, but is {renewed:?}"
+    );
+    let verdict = match tokio::time::timeout(PATIENCE, acquisition).await??? {
+        Verdict::Busy(_) => ask(&there, &waiting).await?,
+        verdict => verdict,
+    };
+    let taken = lease_of(&waiting, &verdict);
+    let left = list(&there, name.as_str())
+        .await?
+        .into_iter()
+        .next()
+        .and_then(|l| l.remaining);
+    let whole = waiting.ttl.duration().unwrap_or_default();
+    assert!(
+        left.is_some_and(|left| left > whole - PATIENCE && left <= whole),
+        "a lease must be granted for its whole TTL after a wait: {left:?} is left of {whole:?}"
+    );
+    miss(&here, &lease, &[LossReason::Taken]).await?;
+    let released = release(&here, &lease).await?;
+    assert!(
+        matches!(released, Released::Lost(_)),
+        "it is not its lease to free: {released:?}"
+    );
+    keep(&there, &taken).await?;
+    Ok(())
+}
+
+/// One holds, the other sees for how long, and takes over when it has expired and not before.
+async fn agree_on_time(context: &Context, one: &Client, other: &Client, name: &str) -> Outcome {
+    let name = context.name(name);
+    let hours = Duration::from_hours(3);
+    let lease = take(
+        one,
+        &Claim {
+            ttl: ttl(hours),
+            ..claim(&name)
+        },
+    )
+    .await?;
+    let Verdict::Busy(busy) = ask(other, &claim(&name)).await? else {
+        panic!("a live lease must exclude a client in another time zone")
+    };
+    let listed = list(other, name.as_str()).await?;
+    let left = listed.first().and_then(|info| info.remaining);
+    for left in [
+        busy.holder.and_then(|holder| holder.remaining),
+        busy.retry_after,
+        left,
+    ] {
+        assert!(
+            left.is_some_and(|left| left <= hours && left > hours - PATIENCE * 4),
+            "of three hours, {left:?} cannot be left already"
+        );
+    }
+    keep(one, &lease).await?;
+    free(other, &lease).await?;
+    let dead = take(one, &brief(one, &name)).await?;
+    context.outlive(brief_ttl(one)).await?;
+    miss(other, &dead, &[LossReason::Expired]).await?;
+    let taken = take(other, &claim(&name)).await?;
+    free(one, &taken).await?;
+    Ok(())
+}
+
+/// Counted from zero, leap days included, as POSIX rules do.
+fn day_of_year(mut days_since_1970: u64) -> u64 {
+    for year in 1970_u64.. {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let length = if leap { 366 } else { 365 };
+        if days_since_1970 < length {
+            break;
+        }
+        days_since_1970 -= length;
+    }
+    days_since_1970
+}
+
+#[cfg(test)]
+mod tests {
+    use super::day_of_year;
+
+    #[test]
+    fn days_of_leap_years_are_counted() {
+        for (days, expected) in [
+            (0, 0),
+            (364, 364),
+            (365, 0),
+            (789, 59),
+            (1_096, 0),
+            (19_782, 59),
+        ] {
+            assert_eq!(day_of_year(days), expected, "{days}");
+        }
+    }
+}

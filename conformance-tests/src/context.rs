@@ -1,0 +1,251 @@
+//! What cases are written with: names, claims, and one-item calls.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use database_locks_core::{
+    Attempt, Claim, LeaseId, LeaseInfo, ListQuery, LockName, LossReason, Owner, Released, Renewal,
+    Renewed, Result, Share, Ttl, Verdict,
+};
+
+use crate::harness::{Client, Harness, Outcome, Stop};
+
+/// A TTL that no case outlives, for leases that must stay alive.
+pub(crate) const LONG: Duration = Duration::from_mins(10);
+
+/// How long a case waits at most for what must come to pass: far more than it takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A case's harness, and names of its own.
+#[derive(Clone)]
+pub(crate) struct Context {
+    harness: Arc<dyn Harness>,
+    tag: u64,
+}
+
+impl Context {
+    pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
+        Self {
+            harness,
+            tag: fastrand::u64(..),
+        }
+    }
+
+    pub(crate) fn harness(&self) -> &dyn Harness {
+        self.harness.as_ref()
+    }
+
+    pub(crate) async fn client(&self) -> Outcome<Client> {
+        self.harness.client().await
+    }
+
+    pub(crate) async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            clients.push(self.client().await?);
+        }
+        Ok(clients)
+    }
+
+    /// A client, where it can grant shares.
+    pub(crate) async fn client_with_shares(&self) -> Outcome<Client> {
+        let client = self.client().await?;
+        if client.capabilities().shares {
+            return Ok(client);
+        }
+        Err(Stop::Skipped(format!(
+            "the capabilities of {} rule out shares",
+            client.capabilities().backend
+        )))
+    }
+
+    /// The start of all names of this case.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{:016x}/", self.tag)
+    }
+
+    pub(crate) fn name(&self, text: &str) -> LockName {
+        match LockName::new(format!("{}{text}", self.prefix())) {
+            Ok(name) => name,
+            Err(error) => panic!("a name of the suite's own is invalid: {error}"),
+        }
+    }
+
+    /// Outlives a TTL, and the rounding of the coarsest clock.
+    pub(crate) async fn outlive(&self, ttl: Duration) -> Outcome {
+        self.harness.pass(ttl + Duration::from_millis(50)).await
+    }
+}
+
+/// An exclusive claim by a new attempt, for as long as the case takes.
+pub(crate) fn claim(name: &LockName) -> Claim {
+    Claim {
+        name: name.clone(),
+        attempt: Attempt::new(),
+        share: Share::ALL,
+        owner: Owner::of_this_process(),
+        ttl: ttl(LONG),
+        grace: Duration::ZERO,
+        mark: None,
+    }
+}
+
+pub(crate) fn read(name: &LockName) -> Claim {
+    Claim {
+        share: Share::ONE,
+        ..claim(name)
+    }
+}
+
+pub(crate) fn permits(name: &LockName, weight: u32, capacity: u32) -> Claim {
+    match Share::new(weight, capacity) {
+        Ok(share) => Claim {
+            share,
+            ..claim(name)
+        },
+        Err(error) => panic!("a share of the suite's own is invalid: {error}"),
+    }
+}
+
+/// A claim for a lease that is meant to expire: as short as the backend allows.
+pub(crate) fn brief(client: &Client, name: &LockName) -> Claim {
+    Claim {
+        ttl: ttl(brief_ttl(client)),
+        ..claim(name)
+    }
+}
+
+pub(crate) fn brief_ttl(client: &Client) -> Duration {
+    client
+        .capabilities()
+        .min_ttl
+        .max(Duration::from_millis(250))
+}
+
+pub(crate) fn ttl(duration: Duration) -> Ttl {
+    match Ttl::new(duration) {
+        Ok(ttl) => ttl,
+        Err(error) => panic!("a TTL of the suite's own is invalid: {error}"),
+    }
+}
+
+/// The lease that a claim has won.
+pub(crate) fn lease_of(claim: &Claim, verdict: &Verdict) -> LeaseId {
+    let Verdict::Granted(token) = verdict else {
+        panic!(
+            "the claim of {:?} must be granted, but is {verdict:?}",
+            claim.name
+        )
+    };
+    LeaseId {
+        name: claim.name.clone(),
+        attempt: claim.attempt,
+        token: *token,
+        owner: claim.owner.clone(),
+        share: claim.share,
+    }
+}
+
+/// Asks for one claim, once.
+pub(crate) async fn ask(client: &Client, claim: &Claim) -> Result<Verdict> {
+    Ok(only(client.acquire(std::slice::from_ref(claim)).await?))
+}
+
+/// Asks for one claim that must be granted.
+pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<LeaseId> {
+    Ok(lease_of(claim, &ask(client, claim).await?))
+}
+
+/// Asks for one claim that must be busy.
+pub(crate) async fn refuse(client: &Client, claim: &Claim) -> Result<()> {
+    let verdict = ask(client, claim).await?;
+    assert!(
+        matches!(verdict, Verdict::Busy(_)),
+        "the claim of {} on {:?} must be busy, but is {verdict:?}",
+        claim.share,
+        claim.name
+    );
+    Ok(())
+}
+
+/// Renews one lease to [`LONG`] from now.
+pub(crate) async fn renew(client: &Client, lease: &LeaseId) -> Result<Renewed> {
+    renew_for(client, lease, ttl(LONG)).await
+}
+
+pub(crate) async fn renew_for(client: &Client, lease: &LeaseId, ttl: Ttl) -> Result<Renewed> {
+    let renewal = Renewal {
+        lease: lease.clone(),
+        ttl,
+    };
+    Ok(only(client.renew(&[renewal]).await?))
+}
+
+pub(crate) async fn release(client: &Client, lease: &LeaseId) -> Result<Released> {
+    Ok(only(client.release(std::slice::from_ref(lease)).await?))
+}
+
+/// Releases a lease that must be alive.
+pub(crate) async fn free(client: &Client, lease: &LeaseId) -> Result<()> {
+    let released = release(client, lease).await?;
+    assert_eq!(
+        released,
+        Released::Freed,
+        "a live lease of {:?} must be freed",
+        lease.name
+    );
+    Ok(())
+}
+
+/// Renews a lease that must be alive.
+pub(crate) async fn keep(client: &Client, lease: &LeaseId) -> Result<()> {
+    let renewed = renew(client, lease).await?;
+    assert_eq!(
+        renewed,
+        Renewed::Alive,
+        "a live lease of {:?} must be renewed",
+        lease.name
+    );
+    Ok(())
+}
+
+/// Renews a lease that must have ended, for one of these reasons.
+pub(crate) async fn miss(client: &Client, lease: &LeaseId, reasons: &[LossReason]) -> Result<()> {
+    let renewed = renew(client, lease).await?;
+    assert!(
+        matches!(renewed, Renewed::Lost(reason) if reasons.contains(&reason)),
+        "renewal of an ended lease of {:?} must answer Lost with one of {reasons:?}, but answers \
+         {renewed:?}",
+        lease.name
+    );
+    Ok(())
+}
+
+pub(crate) async fn list(client: &Client, prefix: &str) -> Result<Vec<LeaseInfo>> {
+    client
+        .list(&ListQuery {
+            prefix: prefix.to_owned(),
+            ..ListQuery::default()
+        })
+        .await
+}
+
+pub(crate) fn only<T>(mut answers: Vec<T>) -> T {
+    assert_eq!(answers.len(), 1, "a batch of one must get one answer");
+    answers.remove(0)
+}
+
+/// A moment before a claim was sent: until its TTL has passed from then on, the lease must live.
+pub(crate) struct Since(Instant);
+
+impl Since {
+    pub(crate) fn now() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Whether so little real time has passed that a lease of this TTL cannot have expired, on a
+    /// machine of any slowness. Asked after what it excuses.
+    pub(crate) fn within(&self, ttl: Duration) -> bool {
+        self.0.elapsed() < ttl
+    }
+}

@@ -1,0 +1,295 @@
+//! The list of cases, once, and what runs them.
+
+use std::any::Any;
+use std::fmt;
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::context::Context;
+use crate::harness::{Harness, Outcome, Stop};
+
+/// How long a case may take before it counts as stuck. The slowest takes seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Hands the list of all cases to the macro `$callback`, after `$arguments`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __for_all_cases {
+    ($callback:ident $(, $arguments:tt)*) => {
+        $crate::$callback! {
+            $($arguments)*
+            exclusive {
+                second_claim_is_busy_and_names_the_holder_and_what_is_left,
+                other_names_are_independent,
+                lock_is_free_right_after_release_ten_times,
+                first_creation_race_has_one_winner_and_no_error,
+                many_clients_never_hold_it_at_once,
+                try_never_waits_behind_a_row_lock,
+                row_lock_stalls_no_other_name_of_a_batch,
+                empty_batch_is_answered_with_nothing,
+                name_twice_in_a_batch_is_granted_once,
+            }
+            shared_and_permits {
+                many_readers_exclude_a_writer,
+                permits_are_granted_up_to_the_capacity,
+                weights_above_one_count,
+                holders_stay_within_the_capacity_under_contention,
+                another_capacity_is_refused_while_held,
+                capacity_changes_when_nothing_is_held,
+                expired_reader_does_not_hold_back_a_writer,
+                waiting_writer_is_not_starved_by_readers,
+                mark_of_a_writer_that_gave_up_runs_out,
+            }
+            lease {
+                expires_when_not_renewed,
+                dead_holders_lock_is_taken_by_a_plain_try,
+                renewal_keeps_it_past_several_ttls,
+                renewal_is_refused_after_expiry,
+                renewal_is_refused_after_release,
+                renewal_is_refused_when_somebody_else_holds_it,
+                renewal_is_refused_with_an_old_token,
+                infinite_ttl_never_expires_and_can_be_released,
+                ttl_bounds_are_checked,
+                expired_row_from_before_is_taken,
+                grace_holds_an_expired_lease_back,
+                holder_learns_that_its_row_was_deleted,
+            }
+            release {
+                second_release_is_a_no_op,
+                release_after_expiry_reports_the_loss,
+                stale_holder_cannot_release_its_successor,
+                same_owner_text_with_another_attempt_is_refused,
+                another_owner_with_the_same_attempt_is_refused,
+            }
+            owner {
+                claims_without_an_explicit_owner_exclude_each_other,
+                explicit_owner_supersedes_from_another_client,
+                explicit_owner_does_not_supersede_a_label_of_the_same_text,
+            }
+            fencing {
+                tokens_grow_over_release,
+                tokens_grow_over_expiry,
+                tokens_grow_over_force,
+                tokens_grow_over_clean_up,
+                tokens_grow_over_a_restart,
+                token_is_stable_during_renewal,
+                replay_of_a_live_attempt_returns_the_same_token,
+                replay_of_a_released_attempt_is_refused,
+                replay_of_an_expired_attempt_is_refused,
+                lost_answer_costs_no_second_lease,
+            }
+            names {
+                case_makes_different_locks,
+                accents_make_different_locks,
+                trailing_space_makes_different_locks,
+                nfc_and_nfd_are_different_locks,
+                longest_name_works_and_one_byte_more_is_invalid,
+                empty_nul_and_control_characters_are_invalid,
+                quotes_percent_backslash_and_emoji_are_plain_text,
+                names_that_look_like_sql_are_plain_text,
+            }
+            time {
+                session_time_zone_changes_nothing,
+                daylight_saving_changes_nothing,
+                client_clock_an_hour_off_changes_nothing,
+                row_locked_past_the_ttl_then_rolled_back,
+                row_locked_past_the_ttl_then_committed,
+            }
+            store {
+                migrate_is_idempotent,
+                ten_clients_migrate_at_once,
+                custom_table_and_schema_work,
+                missing_table_is_not_migrated_and_works_once_created,
+                default_isolation_read_committed_changes_nothing,
+                default_isolation_repeatable_read_changes_nothing,
+                default_isolation_serializable_changes_nothing,
+                autocommit_off_by_default_changes_nothing,
+                crossing_batches_end_without_an_error,
+            }
+            connections {
+                hundred_cycles_leak_no_connection,
+                killed_connection_is_replaced,
+                session_settings_do_not_leak_to_the_next_user,
+                leases_survive_a_server_restart,
+            }
+            inspection {
+                list_finds_by_prefix,
+                list_comes_in_pages,
+                list_changes_nothing,
+                forced_release_ends_the_holders_lease,
+                forced_release_cannot_hit_the_next_holder,
+                clean_up_removes_only_what_was_idle_for_the_retention,
+                clean_up_never_removes_what_is_held,
+            }
+        }
+    };
+}
+
+/// Writes one `#[test]` for each case.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __tests {
+    ([$harness:ty] $($group:ident { $($case:ident,)* })*) => {
+        type HarnessOfSuite = $harness;
+        $(
+            mod $group {
+                $(
+                    #[test]
+                    fn $case() {
+                        $crate::test::<super::HarnessOfSuite>(stringify!($group), stringify!($case));
+                    }
+                )*
+            }
+        )*
+    };
+}
+
+/// Writes the table of cases.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __table {
+    ($($group:ident { $($case:ident,)* })*) => {
+        &[$($(Case {
+            group: stringify!($group),
+            name: stringify!($case),
+            run: |context| $crate::cases::$group::$case(context).boxed(),
+        },)*)*]
+    };
+}
+
+static CASES: &[Case] = __for_all_cases!(__table);
+
+/// Every case, group by group.
+#[must_use]
+pub fn cases() -> &'static [Case] {
+    CASES
+}
+
+/// Runs one case against a fresh `H` and panics when it fails: what the tests that
+/// [`suite!`](crate::suite!) writes consist of.
+///
+/// A case that does not apply says so on standard error, past the capture of the test runner.
+///
+/// # Panics
+///
+/// When the case fails, or there is none of this name.
+pub fn test<H: Harness>(group: &str, name: &str) {
+    let case = cases()
+        .iter()
+        .find(|case| case.group == group && case.name == name);
+    let Some(case) = case else {
+        panic!("there is no case {group}::{name}")
+    };
+    match case.run::<H>() {
+        Report::Passed => {}
+        Report::Skipped(why) => {
+            // Nobody reads standard error where this fails.
+            let _ = writeln!(std::io::stderr(), "skipped {case}: {why}");
+        }
+        Report::Failed(why) => panic!("{case}: {why}"),
+    }
+}
+
+/// One case of the suite.
+#[derive(Clone, Copy)]
+pub struct Case {
+    group: &'static str,
+    name: &'static str,
+    run: fn(Context) -> BoxFuture<'static, Outcome>,
+}
+
+/// What became of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a case that failed is told only here"]
+pub enum Report {
+    /// The backend did as its contract says.
+    Passed,
+    /// The case does not apply, for this reason.
+    Skipped(String),
+    /// The backend broke its contract, or a call did not work that should have.
+    Failed(String),
+}
+
+impl Case {
+    /// The group that it belongs to, for example `exclusive`.
+    #[must_use]
+    pub const fn group(&self) -> &'static str {
+        self.group
+    }
+
+    /// Its name in the group: a sentence that says what must hold.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Runs it against a fresh `H` on a runtime of its own. Blocks; not for async code.
+    pub fn run<H: Harness>(&self) -> Report {
+        on_own_runtime(async {
+            match H::fresh().await {
+                Ok(harness) => self.run_on(Arc::new(harness)).await,
+                Err(Stop::Skipped(why)) => {
+                    Report::Failed(format!("a fresh store cannot be skipped: {why}"))
+                }
+                Err(Stop::Failed(error)) => Report::Failed(format!("no fresh store: {error}")),
+            }
+        })
+    }
+
+    /// Runs it against this harness, which must be fresh, and closes that afterwards.
+    ///
+    /// To be called on a multi-threaded tokio runtime with all drivers enabled.
+    pub async fn run_on(&self, harness: Arc<dyn Harness>) -> Report {
+        let context = Context::new(Arc::clone(&harness));
+        let case = AssertUnwindSafe((self.run)(context)).catch_unwind();
+        let report = match tokio::time::timeout(LIMIT, case).await {
+            Ok(Ok(Ok(()))) => Report::Passed,
+            Ok(Ok(Err(Stop::Skipped(why)))) => Report::Skipped(why),
+            Ok(Ok(Err(Stop::Failed(error)))) => Report::Failed(error.to_string()),
+            Ok(Err(panic)) => Report::Failed(text_of(panic.as_ref())),
+            Err(_) => Report::Failed(format!("it was still running after {LIMIT:?}")),
+        };
+        harness.close().await;
+        report
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}", self.group, self.name)
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn on_own_runtime(case: impl Future<Output = Report>) -> Report {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("conformance")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let report = runtime.block_on(case);
+            // A call that a case left hanging must not hold up the end of the test.
+            runtime.shutdown_background();
+            report
+        }
+        Err(error) => Report::Failed(format!("no tokio runtime: {error}")),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked without a message".to_owned())
+}

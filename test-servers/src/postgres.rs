@@ -1,0 +1,233 @@
+//! Postgres.
+
+use std::env;
+use std::ffi::OsString;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow};
+use nix::sys::signal::Signal;
+
+use crate::access::Access;
+use crate::folder::{Folder, random_hex};
+use crate::install::{Account, POSTGRES};
+use crate::process::{Launch, Process, Server, run_tool};
+#[cfg(feature = "tls")]
+use crate::tls::{Tls, TlsFiles};
+
+const SUPERUSER: &str = "postgres";
+
+/// The database that a server has from the start.
+const DATABASE: &str = "app";
+
+/// Settings for throwaway data on a busy machine: nothing has to survive a power cut, and many clients come at once.
+/// A test or benchmark that is about durability sets `fsync` back to `on`.
+const SETTINGS: [(&str, &str); 2] = [("fsync", "off"), ("max_connections", "300")];
+
+/// A throwaway Postgres server, stopped and removed when dropped. It is used as the [`Access`] to its database
+/// `app` as a superuser; [`Server`] has what can be done to the server itself.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    access: Access,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsFiles>,
+}
+
+impl Postgres {
+    /// Starts a server with default settings, of the highest version that is installed.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres is not installed (the message says how to get it) or the server does not come up (the message
+    /// has the end of its log).
+    pub fn start() -> Result<Postgres> {
+        Postgres::builder().start()
+    }
+
+    /// A server with settings of its own.
+    pub fn builder() -> PostgresBuilder {
+        PostgresBuilder::default()
+    }
+
+    /// The server that all tests of this process share, started by the first who asks and removed when the process
+    /// ends. Take a [`database`](Access::database) of your own from it, and change no setting of the server.
+    ///
+    /// Where `DATABASE_LOCKS_TEST_POSTGRES_URL` is set this is that server.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); and when the URL in the environment is none.
+    pub fn shared() -> Result<&'static Access> {
+        static SHARED: OnceLock<Result<Shared, String>> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| {
+            let started = match env::var("DATABASE_LOCKS_TEST_POSTGRES_URL") {
+                Ok(url) if !url.is_empty() => Access::parse(&url).map(Shared::Given),
+                _ => Postgres::start().map(|server| Shared::Started(Box::new(server))),
+            };
+            started.map_err(|error| format!("{error:#}"))
+        });
+        match shared {
+            Ok(Shared::Given(access)) => Ok(access),
+            Ok(Shared::Started(server)) => Ok(server),
+            Err(message) => Err(anyhow!(message.clone())),
+        }
+    }
+
+    /// Where the server keeps its data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.process.folder())
+    }
+
+    /// The folder of the server's Unix socket.
+    #[must_use]
+    pub fn socket_dir(&self) -> &Path {
+        self.process.folder()
+    }
+
+    /// The certificate authorities of a server that was started with [`PostgresBuilder::tls`].
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_files(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+}
+
+impl Deref for Postgres {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        &self.access
+    }
+}
+
+impl Server for Postgres {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// What [`Postgres::shared`] hands out.
+enum Shared {
+    Given(Access),
+    Started(Box<Postgres>),
+}
+
+/// How to start a [`Postgres`].
+#[derive(Debug, Default)]
+#[must_use = "nothing is started before `start`"]
+pub struct PostgresBuilder {
+    settings: Vec<(String, String)>,
+    #[cfg(feature = "tls")]
+    tls: Tls,
+}
+
+impl PostgresBuilder {
+    /// Sets a parameter of `postgresql.conf`.
+    pub fn setting(mut self, name: &str, value: &str) -> PostgresBuilder {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Whether the server speaks TLS. Its certificate, made for this server alone, is for `localhost` and `127.0.0.1`.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> PostgresBuilder {
+        self.tls = tls;
+        self
+    }
+
+    /// Starts the server and waits until it accepts connections.
+    ///
+    /// # Errors
+    ///
+    /// As [`Postgres::start`]; and when Postgres refuses a setting.
+    pub fn start(mut self) -> Result<Postgres> {
+        let binaries = POSTGRES.find()?;
+        let folder = Folder::create("postgres", Account::ordinary(&["postgres"])?)?;
+        let password = random_hex(16)?;
+        let password_file = folder.write("password", &password)?;
+        run_tool(
+            &folder,
+            &binaries.join("initdb"),
+            &[
+                flag("--pgdata=", data_dir(folder.path())),
+                flag("--pwfile=", password_file),
+                flag("--username=", SUPERUSER),
+                "--auth=scram-sha-256".into(),
+                "--encoding=UTF8".into(),
+                "--locale=C".into(),
+                "--no-sync".into(),
+            ],
+        )?;
+        #[cfg(feature = "tls")]
+        let (tls, plain_connections) = {
+            let files = self.tls.write_files(&folder)?;
+            for (name, value) in files.iter().flat_map(TlsFiles::settings) {
+                self = self.setting(name, &value);
+            }
+            (files, self.tls != Tls::Required)
+        };
+        #[cfg(not(feature = "tls"))]
+        let plain_connections = true;
+        let host = if plain_connections { "host" } else { "hostssl" };
+        folder.write(
+            "data/pg_hba.conf",
+            &format!(
+                "local all all scram-sha-256\n\
+                 {host} all all 127.0.0.1/32 scram-sha-256\n\
+                 {host} replication all 127.0.0.1/32 scram-sha-256\n"
+            ),
+        )?;
+        // What stands last in the file counts.
+        self.settings
+            .splice(0..0, SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        folder.write("data/postgresql.conf", &settings_file(&self.settings))?;
+
+        let program = binaries.join("postgres");
+        let process = Process::start_on_free_port(folder, |folder, port| {
+            Ok(Launch {
+                program: program.clone(),
+                arguments: vec![
+                    "-D".into(),
+                    data_dir(folder.path()).into(),
+                    "-c".into(),
+                    format!("port={port}").into(),
+                    "-c".into(),
+                    "listen_addresses=127.0.0.1".into(),
+                    "-c".into(),
+                    flag("unix_socket_directories=", folder.path()),
+                ],
+                ready: "system is ready to accept",
+                // "Fast": ends sessions and writes a checkpoint.
+                stop: Signal::SIGINT,
+            })
+        })?;
+        let maintenance = Access::local(process.port(), SUPERUSER, &password, "postgres")?;
+        maintenance.psql(&format!("CREATE DATABASE {DATABASE} TEMPLATE template0"))?;
+        Ok(Postgres {
+            access: maintenance.in_database(DATABASE),
+            process,
+            #[cfg(feature = "tls")]
+            tls,
+        })
+    }
+}
+
+fn data_dir(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
+
+fn flag(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(value.into());
+    flag
+}
+
+fn settings_file(settings: &[(String, String)]) -> String {
+    settings
+        .iter()
+        .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
+        .collect()
+}

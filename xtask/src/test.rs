@@ -1,0 +1,174 @@
+//! `cargo xtask test`: everything that has to hold before a change lands.
+
+use std::env;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::install;
+
+/// The features of `database-locks`, each of which builds alone and with any others.
+const FEATURES: [&str; 3] = ["memory", "sqlite", "postgres"];
+
+/// Most tests wait for servers and leases rather than for a processor.
+const TEST_THREADS: &str = "8";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Runs only these steps.
+    #[arg(long, value_enum)]
+    only: Vec<Step>,
+    /// Passed on to the test binaries, for example a part of a test's name.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Installs servers that are missing.
+    Install,
+    /// Checks the format.
+    Format,
+    /// Lints the workspace, and `database-locks` in every combination of its features.
+    Lint,
+    /// Builds with the declared `rust-version`.
+    RustVersion,
+    /// Builds the documentation.
+    Docs,
+    /// Runs all tests, doctests included.
+    Tests,
+    /// Runs the examples, and the README's first command.
+    Examples,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    for step in Step::value_variants() {
+        if !options.only.is_empty() && !options.only.contains(step) {
+            continue;
+        }
+        let name =
+            step.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        println!("\n==> {name}");
+        let start = Instant::now();
+        let done = match step {
+            Step::Install => install::missing_servers(),
+            Step::Format => cargo(&["fmt", "--all", "--check"]),
+            Step::Lint => lint(),
+            Step::RustVersion => rust_version(),
+            Step::Docs => cargo(&["doc", "--workspace", "--all-features", "--no-deps"]),
+            Step::Tests => tests(&options.arguments),
+            Step::Examples => examples(),
+        };
+        done.with_context(|| {
+            format!("{name} failed; run it alone by `cargo xtask test --only {name}`")
+        })?;
+        println!("==> {name} done in {} s", start.elapsed().as_secs());
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
+    for chosen in 0..1_usize << FEATURES.len() {
+        let features: Vec<&str> = FEATURES
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| chosen >> i & 1 == 1)
+            .map(|(_, f)| *f)
+            .collect();
+        cargo(&[
+            "clippy",
+            "--package=database-locks",
+            "--no-default-features",
+            &format!("--features={}", features.join(",")),
+            "--",
+            "-D",
+            "warnings",
+        ])?;
+    }
+    Ok(())
+}
+
+/// The lints and tests have built everything already where this toolchain is of that version.
+fn rust_version() -> Result<()> {
+    let declared = env!("CARGO_PKG_RUST_VERSION");
+    let current = Command::new("rustc").arg("--version").output()?;
+    let current = String::from_utf8(current.stdout)?;
+    let current = current.split(' ').nth(1).unwrap_or_default();
+    if current == declared || current.starts_with(&format!("{declared}.")) {
+        println!("this is {declared}");
+        return Ok(());
+    }
+    let toolchain = format!("+{declared}");
+    ensure!(
+        Command::new("cargo")
+            .args([&toolchain, "--version"])
+            .status()
+            .is_ok_and(|status| status.success()),
+        "rust {declared}, the declared rust-version, is not installed: `rustup toolchain install {declared}`"
+    );
+    // A folder of its own, so that two compilers do not evict each other's artefacts.
+    run_command(Command::new("cargo").args([
+        &toolchain,
+        "check",
+        "--workspace",
+        "--all-features",
+        "--target-dir=target/rust-version",
+    ]))
+}
+
+fn tests(arguments: &[String]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"]).args(arguments);
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        command.env("RUST_TEST_THREADS", TEST_THREADS);
+    }
+    run_command(&mut command)
+}
+
+fn examples() -> Result<()> {
+    for example in
+        std::fs::read_dir("database-locks/examples").context("run this from the project's root")?
+    {
+        let path = example?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            cargo(&[
+                "run",
+                "--quiet",
+                "--package=database-locks",
+                "--all-features",
+                "--example",
+                name,
+            ])?;
+        }
+    }
+    let state = env::temp_dir().join(format!("dblock-readme-{}", std::process::id()));
+    let command = ["run", "-p", "dblock", "--", "run", "nightly", "--", "echo", "only one of me"];
+    let output = Command::new("cargo").args(command).env("XDG_STATE_HOME", &state).output()?;
+    let _ = std::fs::remove_dir_all(&state);
+    ensure!(
+        output.status.success(),
+        "the README's first command failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(
+        output.stdout == b"only one of me\n",
+        "the README's first command printed something else"
+    );
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    run_command(Command::new("cargo").args(arguments).env("RUSTDOCFLAGS", "-Dwarnings"))
+}
+
+fn run_command(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
