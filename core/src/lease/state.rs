@@ -158,7 +158,8 @@ mod tests {
         use LossReason::{Expired, Forced, Taken};
         use Phase::{Held, Lost, Released, Unknown};
         // Granted at 100 with a TTL of 10 and a margin of 1: the deadline is 109.
-        let table: &[(&[(Event, u64)], Phase, u64)] = &[
+        type Row<'a> = (&'a [(Event, u64)], Phase, u64);
+        let table: &[Row<'_>] = &[
             (&[(Tick, 108)], Held, 109),
             (&[(Tick, 109)], Lost(Expired), 109),
             (&[(Renewed { asked_at: at(103) }, 104)], Held, 112),

@@ -1,0 +1,68 @@
+//! Connections do not grow with the number of leases or waiters.
+
+use std::time::Duration;
+
+use database_locks::{Connect, Locks, Ttl, migrate};
+use database_locks_test_servers::Postgres;
+use tokio::task::JoinSet;
+
+const LOCKS: usize = 5_000;
+const CONNECTIONS: usize = 8;
+/// Generous: it only has to end on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_leases_and_as_many_waiters_need_eight_connections() {
+    let database = Postgres::shared().unwrap().database().unwrap();
+    migrate(database.url()).await.unwrap();
+    let locks = Locks::connect(database.url()).await.unwrap();
+    // Long enough that a busy machine loses none of them.
+    let ttl = Ttl::new(Duration::from_secs(60)).unwrap();
+    let count = || {
+        let count = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        database.psql(count).unwrap().trim().parse::<usize>().unwrap()
+    };
+
+    let mut holding = JoinSet::new();
+    for i in 0..LOCKS {
+        let request = locks.lock(format!("lock {i}")).ttl(ttl);
+        holding.spawn(async move { request.acquire().await.unwrap() });
+    }
+    let guards = holding.join_all().await;
+    let while_held = count();
+    assert!((1..=CONNECTIONS).contains(&while_held), "{while_held} connections");
+
+    let (waits, mut waited) = tokio::sync::mpsc::unbounded_channel();
+    let mut waiting = JoinSet::new();
+    for i in 0..LOCKS {
+        let waits = waits.clone();
+        let mut first = true;
+        let request =
+            locks.lock(format!("lock {i}")).ttl(ttl).timeout(PATIENCE).on_wait(move |_| {
+                if std::mem::take(&mut first) {
+                    let _ = waits.send(());
+                }
+            });
+        waiting.spawn(async move { request.acquire().await.unwrap().release().await.unwrap() });
+    }
+    for _ in 0..LOCKS {
+        waited.recv().await.unwrap();
+    }
+    let while_waiting = count();
+    assert!((1..=CONNECTIONS).contains(&while_waiting), "{while_waiting} connections");
+
+    for guard in &guards {
+        guard.check().unwrap();
+    }
+    let mut releasing = JoinSet::new();
+    for guard in guards {
+        releasing.spawn(async move { guard.release().await.unwrap() });
+    }
+    releasing.join_all().await;
+    waiting.join_all().await;
+    let at_the_end = count();
+    assert!((1..=CONNECTIONS).contains(&at_the_end), "{at_the_end} connections");
+    println!("connections: {while_held} holding, {while_waiting} waiting, {at_the_end} at the end");
+    locks.shutdown().await;
+}
