@@ -127,7 +127,9 @@ impl Running {
         if let Some(status) = self.wait_for(ended)? {
             return Ok(State::Ended(match status.exit_status() {
                 Some(code) => Ended::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-                None => Ended::Killed(status.terminating_signal().unwrap_or(Signal::SIGKILL as i32)),
+                None => {
+                    Ended::Killed(status.terminating_signal().unwrap_or(Signal::SIGKILL as i32))
+                }
             }));
         }
         let stopped = self.wait_for(WaitIdOptions::STOPPED)?;

@@ -139,8 +139,7 @@ fn watch() -> io::Result<()> {
     let mut group = None;
     let mut buffer = Vec::new();
     let ending = loop {
-        let mut sources =
-            [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
+        let mut sources = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&timer, PollFlags::IN)];
         match poll(&mut sources, None) {
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => break Err(error.into()),

@@ -5,7 +5,9 @@
 //! which ends that group if the first one dies, or hangs for longer than the lease lives.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("dblock needs Linux: it guards process groups by /proc and timers that run through suspend");
+compile_error!(
+    "dblock needs Linux: it guards process groups by /proc and timers that run through suspend"
+);
 
 mod args;
 mod child;

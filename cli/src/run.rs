@@ -5,9 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use database_locks::clock::time_since_boot;
-use database_locks::{
-    Connect, ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Ttl,
-};
+use database_locks::{Connect, ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Ttl};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,11 +27,7 @@ pub(crate) fn run(arguments: Run) -> Result<u8, Failure> {
     block_on(connect_and_run(&arguments, &url, signals))
 }
 
-async fn connect_and_run(
-    arguments: &Run,
-    url: &str,
-    mut signals: Signals,
-) -> Result<u8, Failure> {
+async fn connect_and_run(arguments: &Run, url: &str, mut signals: Signals) -> Result<u8, Failure> {
     const SHUTDOWN: Duration = Duration::from_secs(2);
     let started = Instant::now();
     let locks = match connect(arguments, url, &mut signals).await? {
@@ -165,11 +159,7 @@ fn last_moment(ttl: Duration) -> Duration {
 }
 
 /// Runs the command to its end, or to that of the lease, and releases the lock.
-async fn run_while_held(
-    arguments: &Run,
-    guard: Guard,
-    signals: Signals,
-) -> Result<u8, Failure> {
+async fn run_while_held(arguments: &Run, guard: Guard, signals: Signals) -> Result<u8, Failure> {
     let lease = guard.lease();
     let outcome = match Holding::start(arguments, lease, signals).await {
         Ok(holding) => holding.to_its_end().await,
@@ -180,10 +170,7 @@ async fn run_while_held(
         Outcome::Ended(ended) => Ok(ended.code()),
         Outcome::Lost(reason) => Err(Failure::new(
             exit::LOST,
-            format!(
-                "lost the lock {:?}: {reason}; the command was ended",
-                arguments.name.as_str()
-            ),
+            format!("lost the lock {:?}: {reason}; the command was ended", arguments.name.as_str()),
         )),
     }
 }
@@ -236,9 +223,10 @@ impl Holding {
             problem => {
                 running.group().end(Duration::ZERO).await;
                 running.reap();
-                let why = problem.map_or_else(|_| "it does not answer".to_owned(), |started| {
-                    started.err().map_or_else(String::new, |error| error.to_string())
-                });
+                let why = problem.map_or_else(
+                    |_| "it does not answer".to_owned(),
+                    |started| started.err().map_or_else(String::new, |error| error.to_string()),
+                );
                 return Err(Failure::system("cannot start the guardian", why));
             }
         };

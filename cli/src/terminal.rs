@@ -30,9 +30,8 @@ impl Terminal {
     pub(crate) fn open() -> Option<Self> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
         let modes = tcgetattr(&file).ok();
-        let in_a_pipeline = is_pipe(std::io::stdin())
-            || is_pipe(std::io::stdout())
-            || is_pipe(std::io::stderr());
+        let in_a_pipeline =
+            is_pipe(std::io::stdin()) || is_pipe(std::io::stdout()) || is_pipe(std::io::stderr());
         Some(Self { file, modes, in_a_pipeline, given_to: None })
     }
 

@@ -36,7 +36,8 @@ fn embedded() -> Result<String, Failure> {
     let state = absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .ok_or_else(|| {
-            let message = format!("neither HOME nor XDG_STATE_HOME is set: give --url or set {VARIABLE}");
+            let message =
+                format!("neither HOME nor XDG_STATE_HOME is set: give --url or set {VARIABLE}");
             Failure::new(exit::CONFIGURATION, message)
         })?;
     let folder = state.join("database-locks");

@@ -36,8 +36,7 @@ impl Waiting {
         let who = describe(busy, seen.elapsed());
         if let Some(columns) = columns_of_stderr() {
             let waited = whole_seconds(self.since.elapsed());
-            let line =
-                format!("dblock: waiting {waited} for {:?}: {who}", self.name.as_str());
+            let line = format!("dblock: waiting {waited} for {:?}: {who}", self.name.as_str());
             // One column stays free, since some terminals wrap once the last one is filled.
             let line = cut_to_columns(&line, columns.saturating_sub(1));
             let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
@@ -74,9 +73,7 @@ pub(crate) fn whole_seconds(duration: Duration) -> String {
 
 /// Text without anything that a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn describe(busy: &Busy, age: Duration) -> String {
