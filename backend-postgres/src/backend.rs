@@ -456,7 +456,9 @@ fn ended(row: &Row) -> Result<Ended> {
 }
 
 fn lease_info(row: &Row) -> Result<Option<LeaseInfo>> {
-    let Ok(name) = LockName::new(get::<&str>(row, 0)?) else { return Ok(None) };
+    let Ok(name) = LockName::new(get::<&str>(row, 0)?) else {
+        return Ok(None);
+    };
     let weight = get::<i32>(row, 5)?.unsigned_abs();
     Ok(Some(LeaseInfo {
         lease: LeaseId {

@@ -1,5 +1,90 @@
 //! Leases that hold on Postgres: a [`LockBackend`](database_locks_core::LockBackend) on
-//! tokio-postgres.
+//! tokio-postgres and deadpool-postgres. Postgres 12 or newer.
+//!
+//! ```no_run
+//! # async fn example() -> database_locks_core::Result<()> {
+//! use database_locks_postgres::{PostgresBackend, PostgresConfig};
+//!
+//! let config = PostgresConfig::from_url("postgres://app@db.internal/app?sslmode=verify-full")?;
+//! let backend = PostgresBackend::connect(config).await?;
+//! backend.migrate().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Most people never see this crate: they give the URL to `Locks::connect` of `database-locks`.
+//!
+//! # The URL
+//!
+//! `postgres://user:password@host:port/database?parameter=value&…`, or `postgresql://`. Several
+//! hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes. Special characters
+//! are encoded as `%XX`. Beside what the driver knows (`connect_timeout`, `application_name`,
+//! `target_session_attrs`, `channel_binding`, `keepalives_idle`, …):
+//!
+//! | parameter | meaning | default |
+//! |---|---|---|
+//! | `table` | the lock table; shares are in the table with `_share` appended | `database_locks_lock` |
+//! | `schema` | the schema of both | the first in `search_path` |
+//! | `pool_size` | connections for claims, releases and lists, 1 to 64 | 4 |
+//! | `sslmode` | `disable`, `prefer`, `require`, `verify-ca` or `verify-full`, as of libpq | `prefer` |
+//! | `sslrootcert` | a PEM file of trusted authorities | those of the system |
+//! | `sslcert`, `sslkey` | PEM files of the client's certificate and key | none |
+//!
+//! `prefer` and `require` protect against listeners only: they take any certificate (`require`
+//! checks the chain where `sslrootcert` is given). Use `verify-full` across a network.
+//!
+//! Unless the URL says otherwise: 5 s to connect, 20 s until unanswered data breaks a connection,
+//! and keepalives from 15 s of silence on.
+//!
+//! # Connections
+//!
+//! `pool_size` for claims, releases and lists, one that only renewals use, and one that listens:
+//! 6 by default, however many leases or waiters there are. A connection with a request that
+//! nobody waits for any more is closed, not reused. No setting of a session is changed beyond the
+//! statement or transaction that needs it.
+//!
+//! # Tables and rights
+//!
+//! [`PostgresBackend::migrate`] makes the tables, or [`schema_sql`] prints what it would do. A
+//! `database_locks_lock` that django-database-locks made is adopted: it gets our columns, Django
+//! goes on using it, and both exclude each other. What Django holds is listed, and can be released
+//! by force. A user that only locks needs:
+//!
+//! ```sql
+//! grant usage on schema locks to app;
+//! grant select, insert, update, delete
+//!   on locks.database_locks_lock, locks.database_locks_lock_share to app;
+//! ```
+//!
+//! and, on a table that Django made with a serial key, `usage` on its sequence.
+//!
+//! # What is written when
+//!
+//! - A grant or a renewal updates the name's row, and for a share its own row as well: one
+//!   statement, one round trip, as durable as `synchronous_commit=on` whatever the session's
+//!   default is (`remote_apply` is kept).
+//! - A busy claim writes nothing. A waiter's mark is one lazy update, when less than half of the
+//!   last mark is left.
+//! - A release is one lazy update (`synchronous_commit=off`): if the server crashes within the next
+//!   moment, the lease ends with its TTL instead. The release of a lease without a TTL is durable.
+//!   Only where somebody's mark is alive it sends a notification.
+//! - Rows stay, and are updated in place (heap-only), until
+//!   [`clean_up`](database_locks_core::LockBackend::clean_up).
+//!
+//! # pgbouncer and other poolers
+//!
+//! Everything works in transaction mode: no prepared statements are kept, no startup options are
+//! sent, no session state is relied on. Hints do not arrive there, so that waiting takes polls.
+//! That a wake-up stream listens at all is only known once a probe has come through it.
+//!
+//! # Standbys and failover
+//!
+//! Leases live on the primary. A server that refuses to write is left, and found again under the
+//! hosts of the URL. With asynchronous replication a failover can lose the last grants, as it
+//! loses all other commits: somebody else may then be granted a lock while its old holder still
+//! believes in it, until that holder's next renewal. If that matters, replicate synchronously; a
+//! commit that gave up waiting for the standby is not believed but asked again. Fencing tokens
+//! start from the new primary's clock at least, so that they grow as long as clocks are sane.
 
 mod backend;
 mod config;
@@ -15,7 +100,7 @@ pub use config::{PostgresConfig, SslMode};
 /// The backend's name in errors and logs.
 const NAME: &str = "postgres";
 
-/// The schema, as SQL for people who run their own migrations. Each statement may be repeated.
+/// The schema as SQL, for people who run their own migrations. Each statement may be repeated.
 #[must_use]
 pub fn schema_sql(config: &PostgresConfig) -> String {
     sql::schema(config).into_iter().map(|statement| statement + ";\n").collect()

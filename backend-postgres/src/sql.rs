@@ -49,11 +49,15 @@ pub(crate) const PATIENCE: &str = "set local lock_timeout = '250ms'";
 
 /// Goes before [`schema`] in one simple query, which is one transaction. One migration at a time;
 /// the lock is released with the transaction.
+///
+/// Waiting for an advisory lock does not refresh what the session has cached of the catalogs, and
+/// `if not exists` would go by that: the last statement, by opening a table, does refresh it.
 pub(crate) const MIGRATE: &str = "\
 set transaction isolation level read committed read write;
 set local statement_timeout = 0;
 set local lock_timeout = 0;
 select pg_advisory_xact_lock(hashtextextended('database-locks migration', 0));
+select from pg_catalog.pg_namespace limit 0;
 ";
 
 /// Sends a notification. `$1` channel, `$2` payload.
@@ -268,7 +272,7 @@ judged as materialized (
     where s.expires_at > s.now - s.grace * interval '1 microsecond'
       and e.expires_at > s.now - s.grace * interval '1 microsecond'
       and not (s.explicit and e.explicit and e.owner = s.owner)
-    order by e.expires_at desc
+    order by e.expires_at desc, e.token desc
     limit 1
   ) w on true
 ),
@@ -372,7 +376,8 @@ remembered as (
                        acquired_at, expires_at, touched_at)
   select n.name, n.held_attempt, n.last_token, n.locked_by, n.explicit_owner, n.held_capacity,
          n.held_capacity, coalesce(n.acquired_at, n.at),
-         case when n.explicit and n.explicit_owner and n.locked_by = n.owner and n.expires_at > n.at
+         case when n.explicit and n.explicit_owner and n.locked_by = n.owner
+                   and n.expires_at is not null
               then '-infinity' else n.expires_at end,
          n.at
   from new_share n
@@ -484,11 +489,12 @@ case
            or exists (select from {share} h
                       where h.name = j.name and h.token > j.token
                         and h.explicit_owner and h.locked_by = j.owner)) then 'superseded'
-    when not j.shared and j.held_attempt <> j.attempt
-           and (j.last_token > j.token or j.expires_at > j.now)
+    when not j.shared and (j.last_token > j.token
+                           or j.held_attempt <> j.attempt and j.expires_at > j.now)
          or not j.shared and j.held_attempt = j.attempt and j.locked_by <> j.owner
          or exists (select from {share} h
                     where h.name = j.name and h.token > j.token
+                      and h.expires_at is distinct from '-infinity'
                       and (h.capacity <> j.capacity
                            or h.weight::bigint + j.weight > h.capacity)) then 'taken'
     when j.last_token >= j.token then 'expired'

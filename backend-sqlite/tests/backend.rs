@@ -1,9 +1,11 @@
 //! The backend as its users see it, in one process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use database_locks_core::{
@@ -68,22 +70,42 @@ async fn hundred_tasks_on_two_backends_never_overlap_and_never_see_a_locked_file
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn ten_connect_at_once_to_a_file_that_is_not_in_wal_mode_yet() {
-    for round in 0..30 {
+async fn file_is_put_into_wal_mode_while_others_look_at_it_all_the_time() {
+    for round in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("locks.db");
-        let start = Arc::new(Barrier::new(10));
-        let tasks: Vec<_> = (0..10)
+        fs::write(&path, "").unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let ready = Arc::new(Barrier::new(5));
+        let watchers: Vec<_> = (0..4)
             .map(|_| {
-                let (path, start) = (path.clone(), Arc::clone(&start));
+                let (path, done) = (path.clone(), Arc::clone(&done));
+                let ready = Arc::clone(&ready);
                 tokio::spawn(async move {
-                    start.wait().await;
-                    SqliteBackend::connect(path).await.map(drop)
+                    let mut watcher = open(&path).await;
+                    ready.wait().await;
+                    while !done.load(Ordering::SeqCst) {
+                        sqlx::raw_sql("SELECT count(*) FROM sqlite_schema")
+                            .execute(&mut watcher)
+                            .await
+                            .unwrap();
+                    }
                 })
             })
             .collect();
-        for task in tasks {
-            task.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        ready.wait().await;
+        let connects: Vec<_> =
+            (0..4).map(|_| tokio::spawn(SqliteBackend::connect(path.clone()))).collect();
+        let mut results = Vec::new();
+        for connect in connects {
+            results.push(connect.await.unwrap());
+        }
+        done.store(true, Ordering::SeqCst);
+        for watcher in watchers {
+            watcher.await.unwrap();
+        }
+        for result in results {
+            result.unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
         assert_eq!(fs::read(&path).unwrap()[18..20], [2, 2], "not in WAL mode");
     }

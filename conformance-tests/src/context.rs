@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use database_locks_core::{
-    Attempt, Claim, LeaseId, LeaseInfo, ListQuery, LockName, LossReason, Owner, Released, Renewal,
-    Renewed, Result, Share, Ttl, Verdict,
+    Attempt, Claim, Guard, LeaseId, LeaseInfo, ListQuery, LockName, Locks, LossReason, Owner,
+    Released, Renewal, Renewed, Result, Share, Ttl, Verdict,
 };
 
+use crate::faulty::FaultyBackend;
 use crate::harness::{Client, Harness, Outcome, Stop};
 
 /// A TTL that no case outlives, for leases that must stay alive.
@@ -25,10 +26,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
-        Self {
-            harness,
-            tag: fastrand::u64(..),
-        }
+        Self { harness, tag: fastrand::u64(..) }
     }
 
     pub(crate) fn harness(&self) -> &dyn Harness {
@@ -45,6 +43,18 @@ impl Context {
             clients.push(self.client().await?);
         }
         Ok(clients)
+    }
+
+    /// An engine on a client of its own, as if in a process of its own.
+    pub(crate) async fn locks(&self) -> Outcome<Locks> {
+        Ok(Locks::builder().build(self.client().await?)?)
+    }
+
+    /// An engine on a client that fails as the case says.
+    pub(crate) async fn faulty_locks(&self) -> Outcome<(Arc<FaultyBackend>, Locks)> {
+        let faulty = FaultyBackend::new(self.client().await?);
+        let locks = Locks::builder().build(Arc::clone(&faulty) as Client)?;
+        Ok((faulty, locks))
     }
 
     /// A client, where it can grant shares.
@@ -91,35 +101,23 @@ pub(crate) fn claim(name: &LockName) -> Claim {
 }
 
 pub(crate) fn read(name: &LockName) -> Claim {
-    Claim {
-        share: Share::ONE,
-        ..claim(name)
-    }
+    Claim { share: Share::ONE, ..claim(name) }
 }
 
 pub(crate) fn permits(name: &LockName, weight: u32, capacity: u32) -> Claim {
     match Share::new(weight, capacity) {
-        Ok(share) => Claim {
-            share,
-            ..claim(name)
-        },
+        Ok(share) => Claim { share, ..claim(name) },
         Err(error) => panic!("a share of the suite's own is invalid: {error}"),
     }
 }
 
 /// A claim for a lease that is meant to expire: as short as the backend allows.
 pub(crate) fn brief(client: &Client, name: &LockName) -> Claim {
-    Claim {
-        ttl: ttl(brief_ttl(client)),
-        ..claim(name)
-    }
+    Claim { ttl: ttl(brief_ttl(client)), ..claim(name) }
 }
 
 pub(crate) fn brief_ttl(client: &Client) -> Duration {
-    client
-        .capabilities()
-        .min_ttl
-        .max(Duration::from_millis(250))
+    client.capabilities().min_ttl.max(Duration::from_millis(250))
 }
 
 pub(crate) fn ttl(duration: Duration) -> Ttl {
@@ -132,10 +130,7 @@ pub(crate) fn ttl(duration: Duration) -> Ttl {
 /// The lease that a claim has won.
 pub(crate) fn lease_of(claim: &Claim, verdict: &Verdict) -> LeaseId {
     let Verdict::Granted(token) = verdict else {
-        panic!(
-            "the claim of {:?} must be granted, but is {verdict:?}",
-            claim.name
-        )
+        panic!("the claim of {:?} must be granted, but is {verdict:?}", claim.name)
     };
     LeaseId {
         name: claim.name.clone(),
@@ -174,10 +169,7 @@ pub(crate) async fn renew(client: &Client, lease: &LeaseId) -> Result<Renewed> {
 }
 
 pub(crate) async fn renew_for(client: &Client, lease: &LeaseId, ttl: Ttl) -> Result<Renewed> {
-    let renewal = Renewal {
-        lease: lease.clone(),
-        ttl,
-    };
+    let renewal = Renewal { lease: lease.clone(), ttl };
     Ok(only(client.renew(&[renewal]).await?))
 }
 
@@ -188,24 +180,14 @@ pub(crate) async fn release(client: &Client, lease: &LeaseId) -> Result<Released
 /// Releases a lease that must be alive.
 pub(crate) async fn free(client: &Client, lease: &LeaseId) -> Result<()> {
     let released = release(client, lease).await?;
-    assert_eq!(
-        released,
-        Released::Freed,
-        "a live lease of {:?} must be freed",
-        lease.name
-    );
+    assert_eq!(released, Released::Freed, "a live lease of {:?} must be freed", lease.name);
     Ok(())
 }
 
 /// Renews a lease that must be alive.
 pub(crate) async fn keep(client: &Client, lease: &LeaseId) -> Result<()> {
     let renewed = renew(client, lease).await?;
-    assert_eq!(
-        renewed,
-        Renewed::Alive,
-        "a live lease of {:?} must be renewed",
-        lease.name
-    );
+    assert_eq!(renewed, Renewed::Alive, "a live lease of {:?} must be renewed", lease.name);
     Ok(())
 }
 
@@ -222,17 +204,36 @@ pub(crate) async fn miss(client: &Client, lease: &LeaseId, reasons: &[LossReason
 }
 
 pub(crate) async fn list(client: &Client, prefix: &str) -> Result<Vec<LeaseInfo>> {
-    client
-        .list(&ListQuery {
-            prefix: prefix.to_owned(),
-            ..ListQuery::default()
-        })
-        .await
+    client.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await
 }
 
 pub(crate) fn only<T>(mut answers: Vec<T>) -> T {
     assert_eq!(answers.len(), 1, "a batch of one must get one answer");
     answers.remove(0)
+}
+
+/// Waits for what must come to pass within [`PATIENCE`].
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("it must come to pass within {PATIENCE:?} that {what}"),
+    }
+}
+
+/// Acquires what must become free within [`PATIENCE`].
+pub(crate) async fn obtain(locks: &Locks, name: &LockName) -> Result<Guard> {
+    soon(&format!("{name:?} is free"), locks.lock(name).ttl(LONG).acquire()).await
+}
+
+/// Waits until no lease of this prefix lives.
+pub(crate) async fn until_none_lives(client: &Client, prefix: &str) -> Result<()> {
+    let none = async {
+        while !list(client, prefix).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    };
+    soon("no lease is left", none).await
 }
 
 /// A moment before a claim was sent: until its TTL has passed from then on, the lease must live.

@@ -86,11 +86,7 @@ impl FaultyBackend {
     /// A backend that behaves as `inner` does, so far.
     #[must_use]
     pub fn new(inner: Arc<dyn LockBackend>) -> Arc<Self> {
-        Arc::new(Self {
-            inner,
-            plan: Mutex::default(),
-            calls: watch::Sender::default(),
-        })
+        Arc::new(Self { inner, plan: Mutex::default(), calls: watch::Sender::default() })
     }
 
     /// Spoils one call of `verb`: the next, or the one after those that are spoiled already.
@@ -111,12 +107,7 @@ impl FaultyBackend {
     /// How many calls of `verb` have begun.
     #[must_use]
     pub fn begun(&self, verb: Verb) -> usize {
-        self.calls
-            .borrow()
-            .get(&verb)
-            .copied()
-            .unwrap_or_default()
-            .begun
+        self.calls.borrow().get(&verb).copied().unwrap_or_default().begun
     }
 
     /// Completes once `count` calls of `verb` have begun, counted from the start.
@@ -135,9 +126,8 @@ impl FaultyBackend {
 
     async fn until(&self, verb: Verb, condition: impl Fn(Calls) -> bool) {
         let mut calls = self.calls.subscribe();
-        let seen = calls
-            .wait_for(|calls| condition(calls.get(&verb).copied().unwrap_or_default()))
-            .await;
+        let seen =
+            calls.wait_for(|calls| condition(calls.get(&verb).copied().unwrap_or_default())).await;
         // The sender is a field of `self`, so that the channel cannot be closed here.
         debug_assert!(seen.is_ok());
     }
@@ -201,14 +191,10 @@ impl LockBackend for FaultyBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        let deaf = self.with_plan(Verb::Wakeups, |plan| {
-            plan.standing == Some(Fault::HangAnswer)
-        });
+        let deaf = self.with_plan(Verb::Wakeups, |plan| plan.standing == Some(Fault::HangAnswer));
         if deaf {
             let listening = futures_util::stream::iter([Wakeup::Listening]);
-            return Ok(Some(Wakeups::new(
-                listening.chain(futures_util::stream::pending()),
-            )));
+            return Ok(Some(Wakeups::new(listening.chain(futures_util::stream::pending()))));
         }
         self.spoil(Verb::Wakeups, self.inner.wakeups()).await
     }
@@ -229,8 +215,7 @@ impl<'a> CallUnderWay<'a> {
 
 impl Drop for CallUnderWay<'_> {
     fn drop(&mut self) {
-        self.calls
-            .send_modify(|calls| calls.entry(self.verb).or_default().ended += 1);
+        self.calls.send_modify(|calls| calls.entry(self.verb).or_default().ended += 1);
     }
 }
 

@@ -159,7 +159,9 @@ pub trait RowLock: Send {
 pub enum ClientOption {
     /// Its user's, role's or server's default isolation level is this one.
     ///
-    /// Enables `store::default_isolation_…_changes_nothing`.
+    /// Enables `store::default_isolation_read_committed_changes_nothing`,
+    /// `store::default_isolation_repeatable_read_changes_nothing` and
+    /// `store::default_isolation_serializable_changes_nothing`.
     Isolation(Isolation),
     /// The server's default is that nothing is committed unless a client says so.
     ///

@@ -27,6 +27,8 @@ macro_rules! __for_all_cases {
                 second_claim_is_busy_and_names_the_holder_and_what_is_left,
                 other_names_are_independent,
                 lock_is_free_right_after_release_ten_times,
+                hundred_tasks_never_overlap,
+                eight_workers_lose_no_update_of_two_counters,
                 first_creation_race_has_one_winner_and_no_error,
                 many_clients_never_hold_it_at_once,
                 try_never_waits_behind_a_row_lock,
@@ -36,6 +38,7 @@ macro_rules! __for_all_cases {
             }
             shared_and_permits {
                 many_readers_exclude_a_writer,
+                writer_waits_for_readers_and_readers_for_the_writer,
                 permits_are_granted_up_to_the_capacity,
                 weights_above_one_count,
                 holders_stay_within_the_capacity_under_contention,
@@ -44,6 +47,15 @@ macro_rules! __for_all_cases {
                 expired_reader_does_not_hold_back_a_writer,
                 waiting_writer_is_not_starved_by_readers,
                 mark_of_a_writer_that_gave_up_runs_out,
+            }
+            waiting {
+                timeout_is_bounded_below_and_above,
+                released_lock_wakes_a_waiter_promptly,
+                waiting_survives_hints_that_never_come,
+                waiters_are_served_first_come_first_served,
+                cancelled_waiter_holds_nothing,
+                already_cancelled_request_asks_for_nothing,
+                dropped_acquire_leaks_nothing_at_any_await_point,
             }
             lease {
                 expires_when_not_renewed,
@@ -65,11 +77,33 @@ macro_rules! __for_all_cases {
                 stale_holder_cannot_release_its_successor,
                 same_owner_text_with_another_attempt_is_refused,
                 another_owner_with_the_same_attempt_is_refused,
+                dropped_guard_frees_the_lock,
+                panic_frees_the_lock,
+                error_frees_the_lock,
+                early_return_frees_the_lock,
+                cancelled_work_frees_the_lock,
             }
             owner {
+                tasks_without_an_explicit_owner_exclude_each_other,
+                explicit_owner_joins_in_process_and_frees_with_the_last_guard,
+                superseded_guard_learns_it,
                 claims_without_an_explicit_owner_exclude_each_other,
                 explicit_owner_supersedes_from_another_client,
                 explicit_owner_does_not_supersede_a_label_of_the_same_text,
+            }
+            loss {
+                taken_lease_raises_the_signal,
+                forced_lease_raises_the_signal,
+                deleted_row_raises_the_signal,
+                expired_lease_raises_the_signal,
+                normal_release_raises_no_signal,
+                late_subscriber_sees_the_signal,
+                transient_error_is_survived,
+                hung_renewal_still_signals_before_expiry,
+                no_renewal_after_release,
+                lost_lease_is_never_acquired_again_silently,
+                run_drops_the_work,
+                callback_runs_once,
             }
             fencing {
                 tokens_grow_over_release,
@@ -109,9 +143,11 @@ macro_rules! __for_all_cases {
                 default_isolation_repeatable_read_changes_nothing,
                 default_isolation_serializable_changes_nothing,
                 autocommit_off_by_default_changes_nothing,
+                deadlocks_and_serialization_failures_are_retried_inside,
                 crossing_batches_end_without_an_error,
             }
             connections {
+                sixty_four_waiters_share_a_pool_of_one,
                 hundred_cycles_leak_no_connection,
                 killed_connection_is_replaced,
                 session_settings_do_not_leak_to_the_next_user,
@@ -179,12 +215,8 @@ pub fn cases() -> &'static [Case] {
 ///
 /// When the case fails, or there is none of this name.
 pub fn test<H: Harness>(group: &str, name: &str) {
-    let case = cases()
-        .iter()
-        .find(|case| case.group == group && case.name == name);
-    let Some(case) = case else {
-        panic!("there is no case {group}::{name}")
-    };
+    let case = cases().iter().find(|case| case.group == group && case.name == name);
+    let Some(case) = case else { panic!("there is no case {group}::{name}") };
     match case.run::<H>() {
         Report::Passed => {}
         Report::Skipped(why) => {

@@ -1,9 +1,25 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
-use database_locks_core::ErrorKind;
+use database_locks_core::{ErrorKind, Locks};
+use futures_util::future::try_join_all;
 
-use crate::context::{Context, PATIENCE, claim, free, keep, refuse, release, renew, take};
-use crate::harness::{Client, Outcome, Stop};
+use crate::context::{
+    Context, LONG, PATIENCE, claim, free, keep, refuse, release, renew, soon, take,
+};
+use crate::harness::{Client, ClientOption, Outcome, Stop};
+
+pub(crate) async fn sixty_four_waiters_share_a_pool_of_one(context: Context) -> Outcome {
+    let client = context.harness().client_with(&ClientOption::PoolOfOne).await?;
+    let locks = Locks::builder().build(client)?;
+    let waiters = (0..64).map(|i| {
+        let request = locks.lock(context.name(&format!("{}", i % 4))).ttl(LONG);
+        tokio::spawn(async move { request.acquire().await?.release().await })
+    });
+    for waiter in soon("64 waiters are served", try_join_all(waiters)).await? {
+        waiter?;
+    }
+    Ok(())
+}
 
 pub(crate) async fn hundred_cycles_leak_no_connection(context: Context) -> Outcome {
     let client = context.client().await?;
@@ -15,10 +31,7 @@ pub(crate) async fn hundred_cycles_leak_no_connection(context: Context) -> Outco
         cycle(&client, &context, round).await?;
     }
     let after = context.harness().connection_count().await?;
-    assert!(
-        after <= warm,
-        "{warm} connections have become {after} over a hundred cycles"
-    );
+    assert!(after <= warm, "{warm} connections have become {after} over a hundred cycles");
     Ok(())
 }
 
@@ -39,18 +52,13 @@ pub(crate) async fn killed_connection_is_replaced(context: Context) -> Outcome {
 pub(crate) async fn session_settings_do_not_leak_to_the_next_user(context: Context) -> Outcome {
     let before = context.harness().session_settings().await?;
     if before.is_empty() {
-        return Err(Stop::failed(
-            "the harness must report the settings of a session",
-        ));
+        return Err(Stop::failed("the harness must report the settings of a session"));
     }
     let client = context.client().await?;
     for round in 0..10 {
         cycle(&client, &context, round).await?;
         let after = context.harness().session_settings().await?;
-        assert_eq!(
-            after, before,
-            "a session must be given back as it was found"
-        );
+        assert_eq!(after, before, "a session must be given back as it was found");
     }
     Ok(())
 }

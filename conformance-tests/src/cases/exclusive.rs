@@ -8,7 +8,7 @@ use database_locks_core::{Claim, Owner, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, only, refuse, take, ttl,
+    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, only, refuse, soon, take, ttl,
 };
 use crate::harness::{Outcome, Stop};
 
@@ -18,36 +18,16 @@ pub(crate) async fn second_claim_is_busy_and_names_the_holder_and_what_is_left(
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("one");
     let owner = Owner::label_only("the first of them")?;
-    let lease = take(
-        &here,
-        &Claim {
-            owner: owner.clone(),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&here, &Claim { owner: owner.clone(), ..claim(&name) }).await?;
 
     for client in [&here, &there] {
         let Verdict::Busy(busy) = ask(client, &claim(&name)).await? else {
             panic!("a second claim of a held lock must be busy")
         };
-        let holder = busy
-            .holder
-            .ok_or_else(|| Stop::failed("busy must name the holder"))?;
-        assert_eq!(
-            holder.owner.label(),
-            owner.label(),
-            "busy must name the owner who holds it"
-        );
-        assert_eq!(
-            holder.token, lease.token,
-            "busy must name the token under which it is held"
-        );
-        assert!(
-            holder.held_for < LONG,
-            "held for {:?} is too long",
-            holder.held_for
-        );
+        let holder = busy.holder.ok_or_else(|| Stop::failed("busy must name the holder"))?;
+        assert_eq!(holder.owner.label(), owner.label(), "busy must name the owner who holds it");
+        assert_eq!(holder.token, lease.token, "busy must name the token under which it is held");
+        assert!(holder.held_for < LONG, "held for {:?} is too long", holder.held_for);
         for left in [holder.remaining, busy.retry_after] {
             let left = left.ok_or_else(|| Stop::failed("busy must say how long is left"))?;
             assert!(
@@ -98,10 +78,7 @@ pub(crate) async fn first_creation_race_has_one_winner_and_no_error(context: Con
                 other => panic!("a race for a new name must be won or busy, but is {other:?}"),
             }
         }
-        assert_eq!(
-            winners, 1,
-            "a race for a new name must have exactly one winner"
-        );
+        assert_eq!(winners, 1, "a race for a new name must have exactly one winner");
     }
     Ok(())
 }
@@ -168,52 +145,30 @@ pub(crate) async fn row_lock_stalls_no_other_name_of_a_batch(context: Context) -
 
     let calls = async {
         let verdicts = client.acquire(&[claim(&locked), claim(&free_one)]).await?;
-        let renewal = |lease: &_| Renewal {
-            lease: Clone::clone(lease),
-            ttl: ttl(LONG),
-        };
+        let renewal = |lease: &_| Renewal { lease: Clone::clone(lease), ttl: ttl(LONG) };
         let renewed = client.renew(&[renewal(&held), renewal(&also_held)]).await?;
         let released = client.release(&[held.clone(), also_held.clone()]).await?;
         Ok::<_, Stop>((verdicts, renewed, released))
     };
     let answers = tokio::time::timeout(PATIENCE, calls).await;
     row.roll_back().await?;
-    let Ok(answers) = answers else {
-        panic!("a row lock must not stall the batch")
-    };
+    let Ok(answers) = answers else { panic!("a row lock must not stall the batch") };
     let (verdicts, renewed, released) = answers?;
     assert!(
         matches!(verdicts[..], [Verdict::Busy(_), Verdict::Granted(_)]),
         "the locked name must be busy and the other granted, but they are {verdicts:?}"
     );
-    assert_eq!(
-        renewed,
-        [Renewed::Skipped, Renewed::Alive],
-        "only the locked row is skipped"
-    );
-    assert_eq!(
-        released,
-        [Released::Skipped, Released::Freed],
-        "only the locked row is skipped"
-    );
+    assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive], "only the locked row is skipped");
+    assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked row is skipped");
     keep(&client, &held).await?;
     Ok(())
 }
 
 pub(crate) async fn empty_batch_is_answered_with_nothing(context: Context) -> Outcome {
     let client = context.client().await?;
-    assert!(
-        client.acquire(&[]).await?.is_empty(),
-        "no claims must get no verdicts"
-    );
-    assert!(
-        client.renew(&[]).await?.is_empty(),
-        "no renewals must get no answers"
-    );
-    assert!(
-        client.release(&[]).await?.is_empty(),
-        "no releases must get no answers"
-    );
+    assert!(client.acquire(&[]).await?.is_empty(), "no claims must get no verdicts");
+    assert!(client.renew(&[]).await?.is_empty(), "no renewals must get no answers");
+    assert!(client.release(&[]).await?.is_empty(), "no releases must get no answers");
     Ok(())
 }
 
@@ -225,40 +180,21 @@ pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> O
         if known {
             free(&client, &take(&client, &claim(&name)).await?).await?;
         }
-        let claims = [
-            claim(&name),
-            claim(&context.name(&format!("other {known}"))),
-            claim(&name),
-        ];
+        let claims = [claim(&name), claim(&context.name(&format!("other {known}"))), claim(&name)];
         let verdicts = client.acquire(&claims).await?;
-        assert_eq!(
-            verdicts.len(),
-            3,
-            "a batch of three must get three verdicts"
-        );
+        assert_eq!(verdicts.len(), 3, "a batch of three must get three verdicts");
         lease_of(&claims[1], &verdicts[1]);
-        let granted: Vec<usize> = [0, 2]
-            .into_iter()
-            .filter(|&i| matches!(verdicts[i], Verdict::Granted(_)))
-            .collect();
-        assert_eq!(
-            granted.len(),
-            1,
-            "one name twice must be granted once: {verdicts:?}"
-        );
+        let granted: Vec<usize> =
+            [0, 2].into_iter().filter(|&i| matches!(verdicts[i], Verdict::Granted(_))).collect();
+        assert_eq!(granted.len(), 1, "one name twice must be granted once: {verdicts:?}");
         let lease = lease_of(&claims[granted[0]], &verdicts[granted[0]]);
 
-        let renewal = Renewal {
-            lease: lease.clone(),
-            ttl: ttl(LONG),
-        };
+        let renewal = Renewal { lease: lease.clone(), ttl: ttl(LONG) };
         let renewed = client.renew(&[renewal.clone(), renewal]).await?;
         assert!(
             renewed.len() == 2
                 && renewed.contains(&Renewed::Alive)
-                && renewed
-                    .iter()
-                    .all(|r| matches!(r, Renewed::Alive | Renewed::Skipped)),
+                && renewed.iter().all(|r| matches!(r, Renewed::Alive | Renewed::Skipped)),
             "a live lease twice in a batch must be renewed, and once may be skipped: {renewed:?}"
         );
         let released = client.release(&[lease.clone(), lease.clone()]).await?;
@@ -287,4 +223,55 @@ async fn release_surely(
             Err(error) => return Err(error),
         }
     }
+}
+
+pub(crate) async fn hundred_tasks_never_overlap(context: Context) -> Outcome {
+    let engines = [context.locks().await?, context.locks().await?];
+    let name = context.name("one");
+    let holders = Arc::new(AtomicUsize::new(0));
+    let tasks = (0..100).map(|i| {
+        let (locks, name) = (engines[i % 2].clone(), name.clone());
+        let holders = Arc::clone(&holders);
+        tokio::spawn(async move {
+            let guard = locks.lock(&name).ttl(LONG).acquire().await?;
+            let before = holders.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(before, 0, "somebody else holds the lock");
+            tokio::task::yield_now().await;
+            holders.fetch_sub(1, Ordering::SeqCst);
+            guard.release().await
+        })
+    });
+    for task in soon("a hundred tasks are done", try_join_all(tasks)).await? {
+        task?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn eight_workers_lose_no_update_of_two_counters(context: Context) -> Outcome {
+    const ROUNDS: usize = 12;
+    let engines = [context.locks().await?, context.locks().await?];
+    let names = [context.name("first"), context.name("second")];
+    let counters: Arc<[AtomicUsize; 2]> = Arc::default();
+    let workers = (0..8).map(|worker| {
+        let (locks, names) = (engines[worker % 2].clone(), names.clone());
+        let counters = Arc::clone(&counters);
+        tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let which = (worker + round) % 2;
+                let guard = locks.lock(&names[which]).ttl(LONG).acquire().await?;
+                // A read and a write with a pause between: only the lock makes them one.
+                let read = counters[which].load(Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                counters[which].store(read + 1, Ordering::SeqCst);
+                guard.release().await?;
+            }
+            Ok::<_, database_locks_core::Error>(())
+        })
+    });
+    for worker in soon("eight workers are done", try_join_all(workers)).await? {
+        worker?;
+    }
+    let sum: usize = counters.iter().map(|counter| counter.load(Ordering::SeqCst)).sum();
+    assert_eq!(sum, 8 * ROUNDS, "updates were lost");
+    Ok(())
 }

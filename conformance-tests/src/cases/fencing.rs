@@ -19,11 +19,7 @@ pub(crate) async fn tokens_grow_over_release(context: Context) -> Outcome {
     for round in 0..10 {
         let client = &clients[round % 2];
         let lease = take(client, &claim(&name)).await?;
-        assert!(
-            lease.token > last,
-            "token {} must be above {last}, the one before",
-            lease.token
-        );
+        assert!(lease.token > last, "token {} must be above {last}, the one before", lease.token);
         last = lease.token;
         free(client, &lease).await?;
     }
@@ -36,11 +32,7 @@ pub(crate) async fn tokens_grow_over_expiry(context: Context) -> Outcome {
     let mut last = Token::new(0);
     for client in clients.iter().chain(&clients) {
         let lease = take(client, &brief(client, &name)).await?;
-        assert!(
-            lease.token > last,
-            "token {} must be above {last}, the one before",
-            lease.token
-        );
+        assert!(lease.token > last, "token {} must be above {last}, the one before", lease.token);
         last = lease.token;
         context.outlive(brief_ttl(client)).await?;
     }
@@ -55,10 +47,7 @@ pub(crate) async fn tokens_grow_over_force(context: Context) -> Outcome {
     assert_eq!(listed.len(), 1, "the lease must be listed");
     free(&there, &listed[0].lease).await?;
     let next = take(&there, &claim(&name)).await?;
-    assert!(
-        next.token > forced.token,
-        "the token must grow over a forced release"
-    );
+    assert!(next.token > forced.token, "the token must grow over a forced release");
     Ok(())
 }
 
@@ -70,11 +59,7 @@ pub(crate) async fn tokens_grow_over_clean_up(context: Context) -> Outcome {
         // Several grants a round, so that a counter that starts anew is seen to fall.
         for _ in 0..3 {
             let lease = take(&client, &claim(&name)).await?;
-            assert!(
-                lease.token > last,
-                "token {} must be above {last}",
-                lease.token
-            );
+            assert!(lease.token > last, "token {} must be above {last}", lease.token);
             last = lease.token;
             free(&client, &lease).await?;
         }
@@ -95,10 +80,7 @@ pub(crate) async fn tokens_grow_over_a_restart(context: Context) -> Outcome {
     let client = harness.client().await?;
     let new = take(&client, &claim(&name)).await?;
     harness.close().await;
-    assert!(
-        new.token > old.token,
-        "the token must grow over a restart of the server"
-    );
+    assert!(new.token > old.token, "the token must grow over a restart of the server");
     Ok(())
 }
 
@@ -110,10 +92,7 @@ pub(crate) async fn token_is_stable_during_renewal(context: Context) -> Outcome 
         keep(&client, &lease).await?;
         let listed = list(&client, name.as_str()).await?;
         assert_eq!(listed.len(), 1, "the lease must be listed once");
-        assert_eq!(
-            listed[0].lease, lease,
-            "renewal must change nothing about a lease's identity"
-        );
+        assert_eq!(listed[0].lease, lease, "renewal must change nothing about a lease's identity");
     }
     Ok(())
 }
@@ -128,21 +107,10 @@ pub(crate) async fn replay_of_a_live_attempt_returns_the_same_token(context: Con
     for share in shares {
         let name = context.name(&share.to_string());
         let short = brief_ttl(&client) * 8;
-        let claim = Claim {
-            share,
-            ttl: ttl(short),
-            ..claim(&name)
-        };
+        let claim = Claim { share, ttl: ttl(short), ..claim(&name) };
         let lease = take(&client, &claim).await?;
         for client in [&client, &there] {
-            let again = take(
-                client,
-                &Claim {
-                    ttl: ttl(short * 100),
-                    ..claim.clone()
-                },
-            )
-            .await?;
+            let again = take(client, &Claim { ttl: ttl(short * 100), ..claim.clone() }).await?;
             assert_eq!(again.token, lease.token, "a replay must get the same token");
         }
         let listed = list(&client, name.as_str()).await?;
@@ -198,33 +166,20 @@ pub(crate) async fn lost_answer_costs_no_second_lease(context: Context) -> Outco
     let claim_of_ours = claim(&name);
     faulty.once(Verb::Acquire, Fault::LoseAnswer);
     let lost = ask(&client, &claim_of_ours).await;
-    assert!(
-        lost.is_err_and(|error| error.is_retryable()),
-        "the answer must be lost"
-    );
+    assert!(lost.is_err_and(|error| error.is_retryable()), "the answer must be lost");
 
     refuse(&client, &claim(&name)).await?;
     let lease = take(&client, &claim_of_ours).await?;
-    assert_eq!(
-        list(&client, name.as_str()).await?.len(),
-        1,
-        "there must be one lease, not two"
-    );
+    assert_eq!(list(&client, name.as_str()).await?.len(), 1, "there must be one lease, not two");
 
     faulty.once(Verb::Renew, Fault::LoseAnswer);
     let lost = renew(&client, &lease).await;
-    assert!(
-        lost.is_err_and(|error| error.is_retryable()),
-        "the answer must be lost"
-    );
+    assert!(lost.is_err_and(|error| error.is_retryable()), "the answer must be lost");
     keep(&client, &lease).await?;
 
     faulty.once(Verb::Release, Fault::LoseAnswer);
     let lost = release(&client, &lease).await;
-    assert!(
-        lost.is_err_and(|error| error.is_retryable()),
-        "the answer must be lost"
-    );
+    assert!(lost.is_err_and(|error| error.is_retryable()), "the answer must be lost");
     ended(&client, &claim_of_ours).await?;
     take(&client, &claim(&name)).await?;
     Ok(())
@@ -233,11 +188,7 @@ pub(crate) async fn lost_answer_costs_no_second_lease(context: Context) -> Outco
 async fn ended(client: &Client, claim: &Claim) -> Outcome {
     for _ in 0..2 {
         let verdict = ask(client, claim).await?;
-        assert_eq!(
-            verdict,
-            Verdict::Ended,
-            "a replay of an ended attempt must be refused"
-        );
+        assert_eq!(verdict, Verdict::Ended, "a replay of an ended attempt must be refused");
     }
     Ok(())
 }

@@ -15,10 +15,7 @@ pub(crate) async fn list_finds_by_prefix(context: Context) -> Outcome {
     let owner = Owner::explicit("the lister's friend")?;
     let mut leases = Vec::new();
     for name in ["job/a", "job/b", "job", "Job/c", "jobs"] {
-        let claim = Claim {
-            owner: owner.clone(),
-            ..claim(&context.name(name))
-        };
+        let claim = Claim { owner: owner.clone(), ..claim(&context.name(name)) };
         leases.push(take(&client, &claim).await?);
     }
     if client.capabilities().shares {
@@ -26,37 +23,23 @@ pub(crate) async fn list_finds_by_prefix(context: Context) -> Outcome {
             leases.push(take(&client, &read(&context.name("job/shared"))).await?);
         }
     }
-    free(
-        &client,
-        &take(&client, &claim(&context.name("job/released"))).await?,
-    )
-    .await?;
+    free(&client, &take(&client, &claim(&context.name("job/released"))).await?).await?;
     take(&client, &brief(&client, &context.name("job/expired"))).await?;
     context.outlive(brief_ttl(&client)).await?;
 
     leases.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));
     for text in ["", "job", "job/", "Job", "job/a", "other"] {
         let prefix = format!("{}{text}", context.prefix());
-        let expected: Vec<_> = leases
-            .iter()
-            .filter(|l| l.name.as_str().starts_with(&prefix))
-            .cloned()
-            .collect();
+        let expected: Vec<_> =
+            leases.iter().filter(|l| l.name.as_str().starts_with(&prefix)).cloned().collect();
         let listed = list(&context.client().await?, &prefix).await?;
         for info in &listed {
             assert!(info.held_for < LONG, "{:?} is too long", info.held_for);
-            assert!(
-                info.remaining.is_some_and(|r| r <= LONG),
-                "{:?} is left",
-                info.remaining
-            );
+            assert!(info.remaining.is_some_and(|r| r <= LONG), "{:?} is left", info.remaining);
             assert!(!info.waited_for, "nobody waits for {:?}", info.lease.name);
         }
         let listed: Vec<_> = listed.into_iter().map(|info| info.lease).collect();
-        assert_eq!(
-            listed, expected,
-            "live leases under {text:?}, by name and attempt"
-        );
+        assert_eq!(listed, expected, "live leases under {text:?}, by name and attempt");
     }
     Ok(())
 }
@@ -78,26 +61,15 @@ pub(crate) async fn list_comes_in_pages(context: Context) -> Outcome {
         let mut listed = Vec::new();
         let mut after = None;
         loop {
-            let query = ListQuery {
-                prefix: context.prefix(),
-                after: after.take(),
-                limit,
-            };
+            let query = ListQuery { prefix: context.prefix(), after: after.take(), limit };
             let page = client.list(&query).await?;
-            assert!(
-                page.len() <= limit as usize,
-                "a page of {limit} has {} leases",
-                page.len()
-            );
+            assert!(page.len() <= limit as usize, "a page of {limit} has {} leases", page.len());
             let Some(last) = page.last() else { break };
             after = Some((last.lease.name.clone(), last.lease.attempt));
             listed.extend(page.into_iter().map(|info| info.lease));
             assert!(listed.len() <= leases.len(), "pages of {limit} never end");
         }
-        assert_eq!(
-            listed, leases,
-            "pages of {limit} must show each lease once, in order"
-        );
+        assert_eq!(listed, leases, "pages of {limit} must show each lease once, in order");
     }
     Ok(())
 }
@@ -114,14 +86,8 @@ pub(crate) async fn list_changes_nothing(context: Context) -> Outcome {
         let now = list(&there, lasting.as_str()).await?;
         assert_eq!(now.len(), 1, "listing must neither end nor add a lease");
         assert_eq!(now[0].lease, lease, "listing must not change a lease");
-        assert!(
-            now[0].remaining <= before[0].remaining,
-            "listing must not extend a lease"
-        );
-        assert!(
-            now[0].held_for >= before[0].held_for,
-            "listing must not rejuvenate a lease"
-        );
+        assert!(now[0].remaining <= before[0].remaining, "listing must not extend a lease");
+        assert!(now[0].held_for >= before[0].held_for, "listing must not rejuvenate a lease");
         before = now;
     }
     context.outlive(brief_ttl(&client)).await?;
@@ -135,24 +101,14 @@ pub(crate) async fn list_changes_nothing(context: Context) -> Outcome {
 pub(crate) async fn forced_release_ends_the_holders_lease(context: Context) -> Outcome {
     let (holder, operator) = (context.client().await?, context.client().await?);
     let name = context.name("one");
-    let lease = take(
-        &holder,
-        &Claim {
-            ttl: Ttl::Infinite,
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&holder, &Claim { ttl: Ttl::Infinite, ..claim(&name) }).await?;
     let listed = list(&operator, name.as_str()).await?;
     assert_eq!(listed.len(), 1, "the lease must be listed");
     free(&operator, &listed[0].lease).await?;
     miss(&holder, &lease, &[LossReason::Forced]).await?;
     take(&operator, &claim(&name)).await?;
     let renewed = renew(&holder, &lease).await?;
-    assert!(
-        matches!(renewed, Renewed::Lost(_)),
-        "a forced lease must not rise: {renewed:?}"
-    );
+    assert!(matches!(renewed, Renewed::Lost(_)), "a forced lease must not rise: {renewed:?}");
     Ok(())
 }
 
@@ -164,10 +120,7 @@ pub(crate) async fn forced_release_cannot_hit_the_next_holder(context: Context) 
     free(&holder, &first).await?;
     let next = take(&holder, &claim(&name)).await?;
     let forced = release(&operator, &listed[0].lease).await?;
-    assert!(
-        matches!(forced, Released::Lost(_)),
-        "what is forced has ended before: {forced:?}"
-    );
+    assert!(matches!(forced, Released::Lost(_)), "what is forced has ended before: {forced:?}");
     keep(&holder, &next).await?;
     Ok(())
 }
@@ -188,15 +141,8 @@ pub(crate) async fn clean_up_removes_only_what_was_idle_for_the_retention(
     let forgotten = client.clean_up(idle).await?;
     let replay = ask(&client, &recent).await?;
     if since.within(idle) {
-        assert_eq!(
-            forgotten, 2,
-            "what has been idle for the retention, and no more, is forgotten"
-        );
-        assert_eq!(
-            replay,
-            Verdict::Ended,
-            "a name that was held just now must be remembered"
-        );
+        assert_eq!(forgotten, 2, "what has been idle for the retention, and no more, is forgotten");
+        assert_eq!(replay, Verdict::Ended, "a name that was held just now must be remembered");
     }
     let taken = take(&client, &claim(&old[0].name)).await?;
     refuse(&client, &claim(&old[0].name)).await?;
@@ -208,14 +154,7 @@ pub(crate) async fn clean_up_never_removes_what_is_held(context: Context) -> Out
     let client = context.client().await?;
     let mut held = vec![
         take(&client, &claim(&context.name("long"))).await?,
-        take(
-            &client,
-            &Claim {
-                ttl: Ttl::Infinite,
-                ..claim(&context.name("endless"))
-            },
-        )
-        .await?,
+        take(&client, &Claim { ttl: Ttl::Infinite, ..claim(&context.name("endless")) }).await?,
     ];
     if client.capabilities().shares {
         for _ in 0..2 {

@@ -17,18 +17,11 @@ pub(crate) async fn expires_when_not_renewed(context: Context) -> Outcome {
     take(&client, &brief(&client, &name)).await?;
     let early = ask(&client, &claim(&name)).await?;
     if since.within(brief_ttl(&client)) {
-        assert!(
-            matches!(early, Verdict::Busy(_)),
-            "a lease must live for its TTL: {early:?}"
-        );
+        assert!(matches!(early, Verdict::Busy(_)), "a lease must live for its TTL: {early:?}");
         context.outlive(brief_ttl(&client)).await?;
         take(&client, &claim(&name)).await?;
     }
-    assert_eq!(
-        list(&client, &context.prefix()).await?.len(),
-        1,
-        "only what lives is listed"
-    );
+    assert_eq!(list(&client, &context.prefix()).await?.len(), 1, "only what lives is listed");
     Ok(())
 }
 
@@ -39,10 +32,7 @@ pub(crate) async fn dead_holders_lock_is_taken_by_a_plain_try(context: Context) 
     drop(dead);
     context.outlive(brief_ttl(&living)).await?;
     let lease = take(&living, &claim(&name)).await?;
-    assert!(
-        lease.token > old.token,
-        "the successor's token must be higher"
-    );
+    assert!(lease.token > old.token, "the successor's token must be higher");
     keep(&living, &lease).await?;
     Ok(())
 }
@@ -52,14 +42,7 @@ pub(crate) async fn renewal_keeps_it_past_several_ttls(context: Context) -> Outc
     let name = context.name("one");
     let short = brief_ttl(&client) * 4;
     let mut since = Since::now();
-    let lease = take(
-        &client,
-        &Claim {
-            ttl: ttl(short),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&client, &Claim { ttl: ttl(short), ..claim(&name) }).await?;
     for _ in 0..8 {
         context.harness().pass(short / 2).await?;
         let before = Since::now();
@@ -68,11 +51,7 @@ pub(crate) async fn renewal_keeps_it_past_several_ttls(context: Context) -> Outc
         if !since.within(short) && renewed != Renewed::Alive {
             return Ok(());
         }
-        assert_eq!(
-            renewed,
-            Renewed::Alive,
-            "a renewal in time must keep the lease alive"
-        );
+        assert_eq!(renewed, Renewed::Alive, "a renewal in time must keep the lease alive");
         since = before;
         let other = ask(&client, &claim(&name)).await?;
         assert!(
@@ -99,10 +78,7 @@ pub(crate) async fn renewal_is_refused_after_release(context: Context) -> Outcom
     let lease = take(&client, &claim(&context.name("one"))).await?;
     free(&client, &lease).await?;
     let renewed = renew(&client, &lease).await?;
-    assert!(
-        matches!(renewed, Renewed::Lost(_)),
-        "a released lease must not rise: {renewed:?}"
-    );
+    assert!(matches!(renewed, Renewed::Lost(_)), "a released lease must not rise: {renewed:?}");
     take(&client, &claim(&lease.name)).await?;
     Ok(())
 }
@@ -120,15 +96,9 @@ pub(crate) async fn renewal_is_refused_when_somebody_else_holds_it(context: Cont
 pub(crate) async fn renewal_is_refused_with_an_old_token(context: Context) -> Outcome {
     let client = context.client().await?;
     let lease = take(&client, &claim(&context.name("one"))).await?;
-    let old = LeaseId {
-        token: Token::new(lease.token.get() - 1),
-        ..lease.clone()
-    };
+    let old = LeaseId { token: Token::new(lease.token.get() - 1), ..lease.clone() };
     let renewed = renew(&client, &old).await?;
-    assert!(
-        matches!(renewed, Renewed::Lost(_)),
-        "an old token must be refused: {renewed:?}"
-    );
+    assert!(matches!(renewed, Renewed::Lost(_)), "an old token must be refused: {renewed:?}");
     keep(&client, &lease).await?;
     Ok(())
 }
@@ -136,33 +106,16 @@ pub(crate) async fn renewal_is_refused_with_an_old_token(context: Context) -> Ou
 pub(crate) async fn infinite_ttl_never_expires_and_can_be_released(context: Context) -> Outcome {
     let client = context.client().await?;
     let name = context.name("one");
-    let lease = take(
-        &client,
-        &Claim {
-            ttl: Ttl::Infinite,
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&client, &Claim { ttl: Ttl::Infinite, ..claim(&name) }).await?;
     context.outlive(brief_ttl(&client) * 2).await?;
     let Verdict::Busy(busy) = ask(&client, &claim(&name)).await? else {
         panic!("a lease without end must exclude others")
     };
-    assert_eq!(
-        busy.holder.and_then(|holder| holder.remaining),
-        None,
-        "nothing runs out"
-    );
+    assert_eq!(busy.holder.and_then(|holder| holder.remaining), None, "nothing runs out");
     let listed = list(&client, name.as_str()).await?;
     assert_eq!(listed.len(), 1, "a lease without end must be listed");
-    assert_eq!(
-        listed[0].remaining, None,
-        "a lease without end must be listed as such"
-    );
-    assert_eq!(
-        renew_for(&client, &lease, Ttl::Infinite).await?,
-        Renewed::Alive
-    );
+    assert_eq!(listed[0].remaining, None, "a lease without end must be listed as such");
+    assert_eq!(renew_for(&client, &lease, Ttl::Infinite).await?, Renewed::Alive);
     free(&client, &lease).await?;
     take(&client, &claim(&name)).await?;
     Ok(())
@@ -177,31 +130,13 @@ pub(crate) async fn ttl_bounds_are_checked(context: Context) -> Outcome {
         Duration::MAX,
     ] {
         let error = Ttl::new(wrong).map(|_| ()).map_err(|error| error.kind());
-        assert_eq!(
-            error,
-            Err(ErrorKind::InvalidOption),
-            "a TTL of {wrong:?} must be refused"
-        );
+        assert_eq!(error, Err(ErrorKind::InvalidOption), "a TTL of {wrong:?} must be refused");
     }
     for right in [client.capabilities().min_ttl, Ttl::MAX] {
         let name = context.name(&format!("{right:?}"));
-        let lease = take(
-            &client,
-            &Claim {
-                ttl: ttl(right),
-                ..claim(&name)
-            },
-        )
-        .await?;
-        let left = list(&client, name.as_str())
-            .await?
-            .into_iter()
-            .next()
-            .and_then(|l| l.remaining);
-        assert!(
-            left.is_none_or(|left| left <= right),
-            "{left:?} is left of {right:?}"
-        );
+        let lease = take(&client, &Claim { ttl: ttl(right), ..claim(&name) }).await?;
+        let left = list(&client, name.as_str()).await?.into_iter().next().and_then(|l| l.remaining);
+        assert!(left.is_none_or(|left| left <= right), "{left:?} is left of {right:?}");
         let _ = release(&client, &lease).await?;
     }
     Ok(())
@@ -217,10 +152,7 @@ pub(crate) async fn expired_row_from_before_is_taken(context: Context) -> Outcom
     let client = context.client().await?;
     let first = claim(&name);
     let lease = take(&client, &first).await?;
-    assert!(
-        lease.token > old.token,
-        "the token must grow over an expired row"
-    );
+    assert!(lease.token > old.token, "the token must grow over an expired row");
     refuse(&client, &claim(&name)).await?;
     Ok(())
 }
@@ -230,26 +162,12 @@ pub(crate) async fn grace_holds_an_expired_lease_back(context: Context) -> Outco
     let name = context.name("one");
     let dead = take(&client, &brief(&client, &name)).await?;
     context.outlive(brief_ttl(&client)).await?;
-    refuse(
-        &client,
-        &Claim {
-            grace: LONG,
-            ..claim(&name)
-        },
-    )
-    .await?;
+    refuse(&client, &Claim { grace: LONG, ..claim(&name) }).await?;
     miss(&client, &dead, &[LossReason::Expired]).await?;
     let lease = take(&client, &claim(&name)).await?;
     free(&client, &lease).await?;
     // Grace is for leases that expired, not for those that were released.
-    take(
-        &client,
-        &Claim {
-            grace: LONG,
-            ..claim(&name)
-        },
-    )
-    .await?;
+    take(&client, &Claim { grace: LONG, ..claim(&name) }).await?;
     Ok(())
 }
 
@@ -259,9 +177,6 @@ pub(crate) async fn holder_learns_that_its_row_was_deleted(context: Context) -> 
     context.harness().delete_row(&lease.name).await?;
     miss(&client, &lease, &[LossReason::Deleted]).await?;
     let next = take(&client, &claim(&lease.name)).await?;
-    assert!(
-        next.token > lease.token,
-        "the token must grow over the deletion of a row"
-    );
+    assert!(next.token > lease.token, "the token must grow over the deletion of a row");
     Ok(())
 }

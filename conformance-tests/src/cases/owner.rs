@@ -2,7 +2,7 @@
 
 use database_locks_core::{Claim, LossReason, Owner, Released};
 
-use crate::context::{Context, claim, keep, miss, refuse, release, take};
+use crate::context::{Context, LONG, claim, keep, miss, obtain, refuse, release, soon, take};
 use crate::harness::Outcome;
 
 pub(crate) async fn claims_without_an_explicit_owner_exclude_each_other(
@@ -31,17 +31,10 @@ pub(crate) async fn explicit_owner_supersedes_from_another_client(context: Conte
     refuse(&there, &by("Worker 1")?).await?;
     refuse(&there, &claim(&name)).await?;
     let new = take(&there, &by("worker 1")?).await?;
-    assert!(
-        new.token > old.token,
-        "the lease that supersedes must have the higher token"
-    );
+    assert!(new.token > old.token, "the lease that supersedes must have the higher token");
     miss(&here, &old, &[LossReason::Superseded]).await?;
     let released = release(&here, &old).await?;
-    assert_eq!(
-        released,
-        Released::Lost(LossReason::Superseded),
-        "the old one must learn it"
-    );
+    assert_eq!(released, Released::Lost(LossReason::Superseded), "the old one must learn it");
     keep(&there, &new).await?;
     refuse(&here, &by("worker 2")?).await?;
     Ok(())
@@ -54,24 +47,58 @@ pub(crate) async fn explicit_owner_does_not_supersede_a_label_of_the_same_text(
     let labels = [Owner::label_only("alice")?, Owner::explicit("alice")?];
     for (i, holder) in labels.iter().enumerate() {
         let name = context.name(&format!("held {i}"));
-        let lease = take(
-            &client,
-            &Claim {
-                owner: holder.clone(),
-                ..claim(&name)
-            },
-        )
-        .await?;
+        let lease = take(&client, &Claim { owner: holder.clone(), ..claim(&name) }).await?;
         let other = labels[1 - i].clone();
-        refuse(
-            &client,
-            &Claim {
-                owner: other,
-                ..claim(&name)
-            },
-        )
-        .await?;
+        refuse(&client, &Claim { owner: other, ..claim(&name) }).await?;
         keep(&client, &lease).await?;
     }
+    Ok(())
+}
+
+pub(crate) async fn tasks_without_an_explicit_owner_exclude_each_other(
+    context: Context,
+) -> Outcome {
+    let locks = context.locks().await?;
+    let name = context.name("one");
+    let guard = locks.lock(&name).ttl(LONG).acquire().await?;
+    let other = locks.clone();
+    let tried = other.lock(&name).try_acquire().await?;
+    assert!(tried.is_none(), "two tasks of one process must exclude each other");
+    guard.release().await?;
+    Ok(())
+}
+
+pub(crate) async fn explicit_owner_joins_in_process_and_frees_with_the_last_guard(
+    context: Context,
+) -> Outcome {
+    let (here, there) = (context.locks().await?, context.locks().await?);
+    let name = context.name("one");
+    let first = here.lock(&name).owner("worker").ttl(LONG).acquire().await?;
+    let second = soon("the owner joins", here.lock(&name).owner("worker").acquire()).await?;
+    assert_eq!(first.token(), second.token(), "who joins must share the token");
+    first.release().await?;
+    second.check()?;
+    let tried = there.lock(&name).try_acquire().await?;
+    assert!(tried.is_none(), "the first release must not free what is held by the second guard");
+    let tried = here.lock(&name).try_acquire().await?;
+    assert!(tried.is_none(), "who has no owner must not join");
+    second.release().await?;
+    obtain(&there, &name).await?.release().await?;
+    Ok(())
+}
+
+pub(crate) async fn superseded_guard_learns_it(context: Context) -> Outcome {
+    let (here, there) = (context.locks().await?, context.locks().await?);
+    let name = context.name("one");
+    let old = here.lock(&name).owner("worker").ttl(std::time::Duration::from_secs(2));
+    let old = old.acquire().await?;
+    let request = there.lock(&name).owner("worker").ttl(LONG);
+    let new = soon("the owner supersedes itself", request.acquire()).await?;
+    assert!(new.token() > old.token(), "the new lease must have the higher token");
+    let reason = soon("the old guard learns of it", old.lost()).await;
+    assert_eq!(reason, LossReason::Superseded, "the old guard must learn why");
+    assert!(old.check().is_err(), "the old guard must not go on");
+    new.check()?;
+    new.release().await?;
     Ok(())
 }

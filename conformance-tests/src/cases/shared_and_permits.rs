@@ -8,8 +8,8 @@ use database_locks_core::{Claim, Released, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, permits, read, refuse,
-    release, take,
+    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, obtain, permits, read,
+    refuse, release, soon, take,
 };
 use crate::harness::Outcome;
 
@@ -41,10 +41,7 @@ pub(crate) async fn permits_are_granted_up_to_the_capacity(context: Context) -> 
     let first = take(&here, &permits(&name, 1, 3)).await?;
     let second = take(&there, &permits(&name, 1, 3)).await?;
     let third = take(&here, &permits(&name, 1, 3)).await?;
-    assert!(
-        first.token < second.token && second.token < third.token,
-        "tokens must grow"
-    );
+    assert!(first.token < second.token && second.token < third.token, "tokens must grow");
     refuse(&there, &permits(&name, 1, 3)).await?;
     free(&there, &second).await?;
     take(&there, &permits(&name, 1, 3)).await?;
@@ -117,12 +114,7 @@ pub(crate) async fn another_capacity_is_refused_while_held(context: Context) -> 
     let client = context.client_with_shares().await?;
     let name = context.name("three");
     let held = take(&client, &permits(&name, 1, 3)).await?;
-    for other in [
-        permits(&name, 1, 4),
-        read(&name),
-        claim(&name),
-        permits(&name, 2, 2),
-    ] {
+    for other in [permits(&name, 1, 4), read(&name), claim(&name), permits(&name, 2, 2)] {
         let verdict = ask(&client, &other).await?;
         assert_eq!(
             verdict,
@@ -152,10 +144,7 @@ pub(crate) async fn capacity_changes_when_nothing_is_held(context: Context) -> O
     }
     let lease = take(&client, &claim(&name)).await?;
     free(&client, &lease).await?;
-    let short = Claim {
-        ttl: brief(&client, &name).ttl,
-        ..permits(&name, 1, 7)
-    };
+    let short = Claim { ttl: brief(&client, &name).ttl, ..permits(&name, 1, 7) };
     take(&client, &short).await?;
     context.outlive(brief_ttl(&client)).await?;
     take(&client, &permits(&name, 1, 8)).await?;
@@ -167,14 +156,7 @@ pub(crate) async fn expired_reader_does_not_hold_back_a_writer(context: Context)
     let name = context.name("one");
     let short = brief(&client, &name).ttl;
     for _ in 0..2 {
-        take(
-            &client,
-            &Claim {
-                ttl: short,
-                ..read(&name)
-            },
-        )
-        .await?;
+        take(&client, &Claim { ttl: short, ..read(&name) }).await?;
     }
     let living = take(&client, &read(&name)).await?;
     context.outlive(brief_ttl(&client)).await?;
@@ -189,10 +171,7 @@ pub(crate) async fn waiting_writer_is_not_starved_by_readers(context: Context) -
     let there = context.client().await?;
     let name = context.name("one");
     let first = take(&client, &read(&name)).await?;
-    let writer = Claim {
-        mark: Some(LONG),
-        ..claim(&name)
-    };
+    let writer = Claim { mark: Some(LONG), ..claim(&name) };
     refuse(&there, &writer).await?;
     for _ in 0..3 {
         let verdict = ask(&client, &read(&name)).await?;
@@ -215,15 +194,36 @@ pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> 
     let name = context.name("one");
     take(&client, &read(&name)).await?;
     let mark = Duration::from_millis(250);
-    refuse(
-        &client,
-        &Claim {
-            mark: Some(mark),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    refuse(&client, &Claim { mark: Some(mark), ..claim(&name) }).await?;
     context.outlive(mark).await?;
     take(&client, &read(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn writer_waits_for_readers_and_readers_for_the_writer(
+    context: Context,
+) -> Outcome {
+    context.client_with_shares().await?;
+    let (here, there) = (context.locks().await?, context.locks().await?);
+    let name = context.name("one");
+    let readers = [
+        here.rwlock(&name).read().ttl(LONG).acquire().await?,
+        there.rwlock(&name).read().ttl(LONG).acquire().await?,
+    ];
+    let tried = there.rwlock(&name).write().try_acquire().await?;
+    assert!(tried.is_none(), "a writer must not be let in beside readers");
+    let mut writing = Box::pin(there.rwlock(&name).write().ttl(LONG).acquire());
+    for reader in readers {
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut writing).await;
+        assert!(early.is_err(), "a writer must wait for each of the readers");
+        reader.release().await?;
+    }
+    let writer = soon("the writer is let in", writing).await?;
+    let mut reading = Box::pin(here.rwlock(&name).read().ttl(LONG).acquire());
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut reading).await;
+    assert!(early.is_err(), "a reader must wait for the writer");
+    writer.release().await?;
+    soon("the reader is let in", reading).await?.release().await?;
+    obtain(&here, &name).await?.release().await?;
     Ok(())
 }

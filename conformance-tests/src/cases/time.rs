@@ -14,10 +14,7 @@ use crate::harness::{Client, ClientOption, Outcome};
 
 pub(crate) async fn session_time_zone_changes_nothing(context: Context) -> Outcome {
     let plain = context.client().await?;
-    for (i, zone) in ["Pacific/Kiritimati", "America/Los_Angeles"]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, zone) in ["Pacific/Kiritimati", "America/Los_Angeles"].into_iter().enumerate() {
         let option = ClientOption::TimeZone(zone.to_owned());
         let abroad = context.harness().client_with(&option).await?;
         agree_on_time(&context, &plain, &abroad, &format!("from here {i}")).await?;
@@ -31,23 +28,12 @@ pub(crate) async fn daylight_saving_changes_nothing(context: Context) -> Outcome
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let day = day_of_year(now / 86_400);
     // Clocks are put forward, or back, within the life of the leases.
-    let soon = format!(
-        "{day}/{}:{:02}:00",
-        now % 86_400 / 3_600,
-        now % 3_600 / 60 + 1
-    );
+    let soon = format!("{day}/{}:{:02}:00", now % 86_400 / 3_600, now % 3_600 / 60 + 1);
     let far = format!("{}/2:00:00", (day + 100) % 365);
-    for (i, rule) in [
-        format!("AAA0BBB,{soon},{far}"),
-        format!("AAA1BBB0,{far},{soon}"),
-    ]
-    .into_iter()
-    .enumerate()
+    for (i, rule) in
+        [format!("AAA0BBB,{soon},{far}"), format!("AAA1BBB0,{far},{soon}")].into_iter().enumerate()
     {
-        let abroad = context
-            .harness()
-            .client_with(&ClientOption::TimeZone(rule))
-            .await?;
+        let abroad = context.harness().client_with(&ClientOption::TimeZone(rule)).await?;
         agree_on_time(&context, &plain, &abroad, &format!("from here {i}")).await?;
         agree_on_time(&context, &abroad, &plain, &format!("from abroad {i}")).await?;
     }
@@ -63,36 +49,16 @@ pub(crate) async fn client_clock_an_hour_off_changes_nothing(context: Context) -
     let name = context.name("one");
     let mut last = None;
     for seconds in [now + 3_600, now - 3_600, now, now - 3_600] {
-        let lease = take(
-            &client,
-            &Claim {
-                attempt: attempt(seconds),
-                ..claim(&name)
-            },
-        )
-        .await?;
-        assert!(
-            Some(lease.token) > last,
-            "tokens must grow whatever a client's clock says"
-        );
+        let lease = take(&client, &Claim { attempt: attempt(seconds), ..claim(&name) }).await?;
+        assert!(Some(lease.token) > last, "tokens must grow whatever a client's clock says");
         last = Some(lease.token);
-        refuse(
-            &client,
-            &Claim {
-                attempt: attempt(now + 7_200),
-                ..claim(&name)
-            },
-        )
-        .await?;
+        refuse(&client, &Claim { attempt: attempt(now + 7_200), ..claim(&name) }).await?;
         keep(&client, &lease).await?;
         free(&client, &lease).await?;
     }
     for seconds in [now + 3_600, now - 3_600] {
         let name = context.name(&format!("expires {seconds}"));
-        let short = Claim {
-            attempt: attempt(seconds),
-            ..brief(&client, &name)
-        };
+        let short = Claim { attempt: attempt(seconds), ..brief(&client, &name) };
         let dead = take(&client, &short).await?;
         context.outlive(brief_ttl(&client)).await?;
         miss(&client, &dead, &[LossReason::Expired]).await?;
@@ -120,14 +86,7 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("locked");
     let short = brief_ttl(&here) * 4;
-    let lease = take(
-        &here,
-        &Claim {
-            ttl: ttl(short),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(&here, &Claim { ttl: ttl(short), ..claim(&name) }).await?;
     let row = context.harness().lock_row(&name).await?;
 
     let renewal = {
@@ -155,11 +114,7 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
         verdict => verdict,
     };
     let taken = lease_of(&waiting, &verdict);
-    let left = list(&there, name.as_str())
-        .await?
-        .into_iter()
-        .next()
-        .and_then(|l| l.remaining);
+    let left = list(&there, name.as_str()).await?.into_iter().next().and_then(|l| l.remaining);
     let whole = waiting.ttl.duration().unwrap_or_default();
     assert!(
         left.is_some_and(|left| left > whole - PATIENCE && left <= whole),
@@ -167,10 +122,7 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
     );
     miss(&here, &lease, &[LossReason::Taken]).await?;
     let released = release(&here, &lease).await?;
-    assert!(
-        matches!(released, Released::Lost(_)),
-        "it is not its lease to free: {released:?}"
-    );
+    assert!(matches!(released, Released::Lost(_)), "it is not its lease to free: {released:?}");
     keep(&there, &taken).await?;
     Ok(())
 }
@@ -179,24 +131,13 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
 async fn agree_on_time(context: &Context, one: &Client, other: &Client, name: &str) -> Outcome {
     let name = context.name(name);
     let hours = Duration::from_hours(3);
-    let lease = take(
-        one,
-        &Claim {
-            ttl: ttl(hours),
-            ..claim(&name)
-        },
-    )
-    .await?;
+    let lease = take(one, &Claim { ttl: ttl(hours), ..claim(&name) }).await?;
     let Verdict::Busy(busy) = ask(other, &claim(&name)).await? else {
         panic!("a live lease must exclude a client in another time zone")
     };
     let listed = list(other, name.as_str()).await?;
     let left = listed.first().and_then(|info| info.remaining);
-    for left in [
-        busy.holder.and_then(|holder| holder.remaining),
-        busy.retry_after,
-        left,
-    ] {
+    for left in [busy.holder.and_then(|holder| holder.remaining), busy.retry_after, left] {
         assert!(
             left.is_some_and(|left| left <= hours && left > hours - PATIENCE * 4),
             "of three hours, {left:?} cannot be left already"
@@ -231,14 +172,8 @@ mod tests {
 
     #[test]
     fn days_of_leap_years_are_counted() {
-        for (days, expected) in [
-            (0, 0),
-            (364, 364),
-            (365, 0),
-            (789, 59),
-            (1_096, 0),
-            (19_782, 59),
-        ] {
+        for (days, expected) in [(0, 0), (364, 364), (365, 0), (789, 59), (1_096, 0), (19_782, 59)]
+        {
             assert_eq!(day_of_year(days), expected, "{days}");
         }
     }

@@ -1,0 +1,105 @@
+//! What the tests share: a server, and a schema of its own for each test.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses its own part"
+)]
+
+use std::time::Duration;
+
+use database_locks_core::{
+    Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Share, Token, Ttl, Verdict,
+};
+use database_locks_postgres::{PostgresBackend, PostgresConfig};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+/// One schema on the server, dropped by nobody: the server is a throwaway.
+pub struct Store {
+    pub url: String,
+    pub schema: String,
+}
+
+impl Store {
+    /// A schema with the tables in it, and a backend on them.
+    pub async fn migrated() -> (Self, PostgresBackend) {
+        let store = Self::empty();
+        let backend = store.backend().await;
+        backend.migrate().await.unwrap();
+        (store, backend)
+    }
+
+    /// A schema that does not exist yet.
+    pub fn empty() -> Self {
+        let url = std::env::var("DATABASE_LOCKS_TEST_POSTGRES_URL").expect(
+            "set DATABASE_LOCKS_TEST_POSTGRES_URL to the URL of a superuser on a throwaway Postgres",
+        );
+        Self { url, schema: format!("t_{}", Uuid::new_v4().simple()) }
+    }
+
+    /// How the backend gets there: through `DATABASE_LOCKS_TEST_PGBOUNCER_URL` where it is set.
+    pub fn config(&self) -> PostgresConfig {
+        let url = std::env::var("DATABASE_LOCKS_TEST_PGBOUNCER_URL");
+        let url = url.as_ref().unwrap_or(&self.url);
+        PostgresConfig::from_url(url).unwrap().schema(&self.schema).unwrap()
+    }
+
+    pub async fn backend(&self) -> PostgresBackend {
+        PostgresBackend::connect(self.config()).await.unwrap()
+    }
+
+    /// A plain connection of the test's own, whose `search_path` is the schema.
+    pub async fn client(&self) -> Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute(&format!("set search_path = {}", self.schema)).await.unwrap();
+        client
+    }
+}
+
+pub fn name(name: &str) -> LockName {
+    LockName::new(name).unwrap()
+}
+
+pub fn owner(label: &str) -> Owner {
+    Owner::label_only(label).unwrap()
+}
+
+/// An exclusive claim of a minute.
+pub fn claim(lock: &str) -> Claim {
+    Claim {
+        name: name(lock),
+        attempt: Attempt::new(),
+        share: Share::ALL,
+        owner: owner("host.1"),
+        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
+        grace: Duration::ZERO,
+        mark: None,
+    }
+}
+
+pub fn lease(claim: &Claim, token: Token) -> LeaseId {
+    LeaseId {
+        name: claim.name.clone(),
+        attempt: claim.attempt,
+        token,
+        owner: claim.owner.clone(),
+        share: claim.share,
+    }
+}
+
+pub async fn ask(backend: &PostgresBackend, claim: &Claim) -> Verdict {
+    let verdicts = backend.acquire(std::slice::from_ref(claim)).await.unwrap();
+    let [verdict] = <[Verdict; 1]>::try_from(verdicts).unwrap();
+    verdict
+}
+
+/// Acquires what must be free.
+pub async fn hold(backend: &PostgresBackend, claim: &Claim) -> LeaseId {
+    match ask(backend, claim).await {
+        Verdict::Granted(token) => lease(claim, token),
+        other => panic!("{:?} was not granted: {other:?}", claim.name),
+    }
+}

@@ -1,0 +1,561 @@
+//! What only this backend can get wrong: row locks and time, hostile sessions, connections,
+//! rights, and what is written when.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Store, ask, claim, hold, lease, name};
+use database_locks_core::{
+    Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released, Renewal,
+    Renewed, Share, Ttl, Verdict, Wakeup,
+};
+use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
+use futures_util::StreamExt;
+
+fn short(lock: &str) -> Claim {
+    Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim(lock) }
+}
+
+fn reader(lock: &str) -> Claim {
+    Claim { share: Share::ONE, ..claim(lock) }
+}
+
+async fn renew(backend: &PostgresBackend, lease: &LeaseId) -> Renewed {
+    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+    backend.renew(&[renewal]).await.unwrap()[0]
+}
+
+async fn release(backend: &PostgresBackend, lease: &LeaseId) -> Released {
+    backend.release(std::slice::from_ref(lease)).await.unwrap()[0]
+}
+
+/// Longer than the shortest TTL by far, so that only a wrong clock can still see it alive.
+async fn outlive() {
+    tokio::time::sleep(Ttl::MIN * 3).await;
+}
+
+#[tokio::test]
+async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
+    let (store, backend) = Store::migrated().await;
+    for (end, share) in [
+        ("rollback", Share::ALL),
+        ("commit", Share::ALL),
+        ("rollback", Share::ONE),
+        ("commit", Share::ONE),
+    ] {
+        let asked = Claim { share, ..short(&format!("{end} {share}")) };
+        let held = hold(&backend, &asked).await;
+        let blocker = store.client().await;
+        blocker.batch_execute("begin").await.unwrap();
+        blocker
+            .query(
+                "select from database_locks_lock where name = $1 for update",
+                &[&asked.name.as_str()],
+            )
+            .await
+            .unwrap();
+
+        // The row is locked while the lease is alive: nobody waits, and nothing is decided.
+        let started = Instant::now();
+        assert_eq!(ask(&backend, &claim(asked.name.as_str())).await.kind(), "busy");
+        let free = hold(&backend, &claim(&format!("beside {end} {share}"))).await;
+        assert!(started.elapsed() < Duration::from_secs(5), "a try waited for a row lock");
+        assert!(matches!(
+            renew(&backend, &held).await,
+            Renewed::Skipped | Renewed::Lost(LossReason::Expired)
+        ));
+        outlive().await;
+        assert_eq!(renew(&backend, &held).await, Renewed::Lost(LossReason::Expired));
+        blocker.batch_execute(end).await.unwrap();
+        assert_eq!(renew(&backend, &held).await, Renewed::Lost(LossReason::Expired));
+
+        let next = hold(&backend, &claim(asked.name.as_str())).await;
+        assert!(next.token > held.token);
+        assert_eq!(release(&backend, &next).await, Released::Freed);
+        assert_eq!(release(&backend, &free).await, Released::Freed);
+    }
+}
+
+#[tokio::test]
+async fn locked_row_does_not_stall_the_other_names_of_a_batch() {
+    let (store, backend) = Store::migrated().await;
+    let leases = [hold(&backend, &claim("a")).await, hold(&backend, &claim("b")).await];
+    let mut blocker = store.client().await;
+    let transaction = blocker.transaction().await.unwrap();
+    transaction
+        .execute("update database_locks_lock set waiting_weight = 0 where name = 'a'", &[])
+        .await
+        .unwrap();
+    transaction
+        .execute("insert into database_locks_lock (name) values ('uncommitted')", &[])
+        .await
+        .unwrap();
+
+    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
+    assert_eq!(backend.release(&leases).await.unwrap(), [Released::Skipped, Released::Freed]);
+    let verdicts =
+        backend.acquire(&[claim("a"), claim("b"), claim("uncommitted"), claim("c")]).await.unwrap();
+    let kinds: Vec<_> = verdicts.iter().map(Kind::kind).collect();
+    assert_eq!(kinds, ["busy", "granted", "busy", "granted"]);
+
+    transaction.rollback().await.unwrap();
+    assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+}
+
+#[tokio::test]
+async fn batch_with_one_name_twice_grants_it_once() {
+    let (_store, backend) = Store::migrated().await;
+    for share in [Share::ALL, Share::ONE] {
+        let lock = format!("twice {share}");
+        let twice = Claim { share, ..claim(&lock) };
+        for _ in 0..2 {
+            let verdicts = backend
+                .acquire(&[
+                    Claim { attempt: claim("x").attempt, ..twice.clone() },
+                    Claim { attempt: claim("x").attempt, ..twice.clone() },
+                ])
+                .await
+                .unwrap();
+            let granted = verdicts.iter().filter(|v| v.kind() == "granted").count();
+            assert!(granted <= if share.is_exclusive() { 1 } else { 2 }, "{verdicts:?}");
+            let held = backend
+                .list(&ListQuery { prefix: lock.clone(), ..ListQuery::default() })
+                .await
+                .unwrap();
+            assert_eq!(held.len(), granted);
+            let leases: Vec<_> = held.into_iter().map(|info| info.lease).collect();
+            let released = backend.release(&leases).await.unwrap();
+            assert_eq!(released, vec![Released::Freed; granted]);
+        }
+    }
+    assert!(backend.acquire(&[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn hostile_defaults_of_the_session_change_nothing() {
+    let (store, admin) = Store::migrated().await;
+    let role = format!("r_{}", store.schema);
+    let client = store.client().await;
+    for isolation in ["repeatable read", "serializable"] {
+        client
+            .batch_execute(&format!(
+                "drop role if exists {role};
+                 create role {role} superuser login;
+                 alter role {role} set default_transaction_isolation = '{isolation}';
+                 alter role {role} set timezone = 'Pacific/Apia';
+                 alter role {role} set synchronous_commit = off;
+                 alter role {role} set statement_timeout = '900ms';
+                 alter role {role} set lock_timeout = '1ms';
+                 alter role {role} set datestyle = 'SQL, DMY';
+                 alter role {role} set intervalstyle = 'sql_standard'"
+            ))
+            .await
+            .unwrap();
+        let url = store.url.replace("postgres@", &format!("{role}@"));
+        assert_ne!(url, store.url, "the tests' URL names the user postgres");
+        let config = PostgresConfig::from_url(&url).unwrap().schema(&store.schema).unwrap();
+        let hostile = PostgresBackend::connect(config).await.unwrap();
+
+        let mut tasks = Vec::new();
+        let hostile = std::sync::Arc::new(hostile);
+        for _ in 0..8 {
+            let hostile = std::sync::Arc::clone(&hostile);
+            tasks.push(tokio::spawn(async move {
+                let mut granted = 0;
+                for _ in 0..20 {
+                    let asked = claim("contested");
+                    if let Verdict::Granted(token) = ask(&hostile, &asked).await {
+                        granted += 1;
+                        let held = lease(&asked, token);
+                        let renewed = renew(&hostile, &held).await;
+                        assert!(matches!(renewed, Renewed::Alive | Renewed::Skipped));
+                        while release(&hostile, &held).await == Released::Skipped {}
+                    }
+                    hold(&hostile, &reader("read")).await;
+                }
+                granted
+            }));
+        }
+        for task in tasks {
+            assert!(task.await.unwrap() > 0);
+        }
+        let held = hold(&hostile, &claim(isolation)).await;
+        let seen = admin
+            .list(&ListQuery { prefix: isolation.to_owned(), ..ListQuery::default() })
+            .await
+            .unwrap();
+        assert_eq!(seen[0].lease, held);
+        let remaining = seen[0].remaining.unwrap();
+        assert!(remaining > Duration::from_secs(30) && remaining <= Duration::from_mins(1));
+        drop(hostile);
+    }
+}
+
+#[tokio::test]
+async fn ten_clients_migrate_at_once() {
+    let store = Store::empty();
+    let mut tasks = Vec::new();
+    for _ in 0..10 {
+        let config = store.config();
+        tasks.push(tokio::spawn(async move {
+            let backend = PostgresBackend::connect(config).await.unwrap();
+            backend.migrate().await.unwrap();
+            hold(&backend, &reader("x")).await;
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let printed = schema_sql(&store.config());
+    store.client().await.batch_execute(&printed).await.unwrap();
+}
+
+#[tokio::test]
+async fn missing_tables_are_not_migrated_and_work_once_made() {
+    let store = Store::empty();
+    let backend = store.backend().await;
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+    assert!(error.to_string().contains("dblock migrate"), "{error}");
+    backend.migrate().await.unwrap();
+    hold(&backend, &claim("x")).await;
+}
+
+#[tokio::test]
+async fn table_of_a_django_app_is_adopted_and_shared() {
+    let store = Store::empty();
+    let backend = store.backend().await;
+    let django = {
+        let (client, connection) =
+            tokio_postgres::connect(&store.url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+            .batch_execute(&format!(
+                "create schema {0}; set search_path = {0};
+                 create table database_locks_lock (
+                   id serial primary key, name varchar(255) not null unique,
+                   locked_by text null, expires_at timestamptz null);
+                 insert into database_locks_lock (name, locked_by, expires_at)
+                 values ('held', 'web.1', now() + interval '1 hour'), ('free', 'web.1', null)",
+                store.schema
+            ))
+            .await
+            .unwrap();
+        client
+    };
+    backend.migrate().await.unwrap();
+
+    match ask(&backend, &claim("held")).await {
+        Verdict::Busy(Busy { holder: Some(holder), .. }) => {
+            assert_eq!(holder.owner.label(), "web.1");
+        }
+        other => panic!("{other:?}"),
+    }
+    let ours = hold(&backend, &claim("free")).await;
+    let live = "select count(*) from database_locks_lock where name = $1 and expires_at > now()";
+    let is_live = async |lock: &str| -> bool {
+        django.query_one(live, &[&lock]).await.unwrap().get::<_, i64>(0) == 1
+    };
+    assert!(is_live("free").await);
+
+    // Django takes over a dead row and writes only its own columns.
+    let take_over = "update database_locks_lock
+                     set locked_by = 'web.2', expires_at = now() + interval '1 hour'
+                     where name = 'free'";
+    django.batch_execute(take_over).await.unwrap();
+    assert_eq!(renew(&backend, &ours).await, Renewed::Lost(LossReason::Taken));
+    assert_eq!(release(&backend, &ours).await, Released::Lost(LossReason::Taken));
+    assert!(is_live("free").await);
+
+    // What Django holds can be listed, and released by force.
+    let listed = backend
+        .list(&ListQuery { prefix: "held".to_owned(), ..ListQuery::default() })
+        .await
+        .unwrap();
+    assert_eq!(release(&backend, &listed[0].lease).await, Released::Freed);
+    assert!(!is_live("held").await);
+
+    // A shared name is held for Django until the last share ends.
+    let (one, two) = (hold(&backend, &reader("r")).await, hold(&backend, &reader("r")).await);
+    release(&backend, &one).await;
+    assert!(is_live("r").await);
+    release(&backend, &two).await;
+    assert!(!is_live("r").await);
+
+    // Once Django took the name, shares of before are dead and stay so.
+    let share = hold(&backend, &reader("taken")).await;
+    django
+        .batch_execute("update database_locks_lock set locked_by = 'web.3' where name = 'taken'")
+        .await
+        .unwrap();
+    assert_eq!(renew(&backend, &share).await, Renewed::Lost(LossReason::Taken));
+    django
+        .batch_execute("update database_locks_lock set expires_at = null where name = 'taken'")
+        .await
+        .unwrap();
+    hold(&backend, &reader("taken")).await;
+    assert!(matches!(renew(&backend, &share).await, Renewed::Lost(_)), "a dead share rose");
+}
+
+#[tokio::test]
+async fn lock_user_needs_four_rights_on_two_tables() {
+    let (store, _) = Store::migrated().await;
+    let role = format!("r_{}", store.schema);
+    let client = store.client().await;
+    client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    let url = store.url.replace("postgres@", &format!("{role}@"));
+    let config = PostgresConfig::from_url(&url).unwrap().schema(&store.schema).unwrap();
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+
+    client
+        .batch_execute(&format!(
+            "grant usage on schema {0} to {role};
+             grant select, insert, update, delete
+             on database_locks_lock, database_locks_lock_share to {role}",
+            store.schema
+        ))
+        .await
+        .unwrap();
+    backend.migrate().await.unwrap();
+    for asked in [claim("x"), reader("y"), reader("y")] {
+        let held = hold(&backend, &asked).await;
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+    }
+    backend.list(&ListQuery::default()).await.unwrap();
+    backend.clean_up(Duration::ZERO).await.unwrap();
+    backend.wakeups().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    hold(&backend, &claim("x")).await;
+    hold(&backend, &reader("y")).await;
+    // xmin tells which transaction wrote the row version, xmax which one locked it.
+    let state = async || -> Vec<(String, String, String)> {
+        let sql =
+            "select ctid::text, xmin::text, xmax::text from database_locks_lock order by name";
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+    };
+    let before = state().await;
+    for _ in 0..20 {
+        for lock in ["x", "y"] {
+            assert_eq!(ask(&backend, &claim(lock)).await.kind(), "busy");
+        }
+        assert_eq!(ask(&backend, &reader("x")).await.kind(), "busy");
+        let both = backend.acquire(&[claim("x"), claim("y")]).await.unwrap();
+        assert!(both.iter().all(|verdict| verdict.kind() == "busy"));
+    }
+    assert_eq!(state().await, before, "a busy poll wrote or locked a row");
+
+    let marked = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
+    ask(&backend, &marked).await;
+    let after = state().await;
+    assert_ne!(after[0], before[0], "the mark was not written");
+    ask(&backend, &marked).await;
+    assert_eq!(state().await, after, "the mark was written though it was not due");
+}
+
+#[tokio::test]
+async fn killed_connections_are_replaced() {
+    let (store, backend) = Store::migrated().await;
+    let held = hold(&backend, &claim("x")).await;
+    assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+    let client = store.client().await;
+    let killed: i64 = client
+        .query_one(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where application_name = 'database-locks' and query like $1",
+            &[&format!("%{}%", store.schema)],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert!(killed >= 2, "only {killed} were killed");
+    // The word of the server may still be on its way: then the request fails as retryable.
+    for attempts in 0.. {
+        let renewal = Renewal { lease: held.clone(), ttl: Ttl::DEFAULT };
+        match backend.renew(&[renewal]).await {
+            Ok(renewed) => {
+                assert_eq!(renewed, [Renewed::Alive]);
+                break;
+            }
+            Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
+        }
+    }
+    for attempts in 0.. {
+        match backend.release(std::slice::from_ref(&held)).await {
+            Ok(released) => {
+                assert_eq!(released, [Released::Freed]);
+                break;
+            }
+            Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn dropped_request_takes_its_connection_with_it() {
+    let store = Store::empty();
+    store.backend().await.migrate().await.unwrap();
+    let backend = PostgresBackend::connect(store.config().pool_size(1).unwrap()).await.unwrap();
+    let blocker = store.client().await;
+    blocker
+        .batch_execute("begin; lock table database_locks_lock in access exclusive mode")
+        .await
+        .unwrap();
+    let stuck = [claim("x")];
+    tokio::time::timeout(Duration::from_millis(200), backend.acquire(&stuck)).await.unwrap_err();
+    blocker.batch_execute("rollback").await.unwrap();
+    // The server may have finished the dropped request: its own attempt finds out.
+    let token = loop {
+        match ask(&backend, &stuck[0]).await {
+            Verdict::Granted(token) => break token,
+            Verdict::Busy(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(release(&backend, &lease(&stuck[0], token)).await, Released::Freed);
+}
+
+#[tokio::test]
+async fn read_only_server_is_unavailable_and_its_connection_dropped() {
+    let (store, _) = Store::migrated().await;
+    let role = format!("r_{}", store.schema);
+    let client = store.client().await;
+    client
+        .batch_execute(&format!(
+            "create role {role} superuser login;
+             alter role {role} set default_transaction_read_only = on"
+        ))
+        .await
+        .unwrap();
+    let url = store.url.replace("postgres@", &format!("{role}@"));
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let error = PostgresBackend::connect(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let any = format!("{url}{separator}target_session_attrs=any");
+    let config = PostgresConfig::from_url(&any).unwrap().schema(&store.schema).unwrap();
+    let backend = PostgresBackend::connect(config.pool_size(1).unwrap()).await.unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("does not take writes"), "{error}");
+    // Only a new session has the new default.
+    client
+        .batch_execute(&format!("alter role {role} set default_transaction_read_only = off"))
+        .await
+        .unwrap();
+    hold(&backend, &claim("x")).await;
+}
+
+#[tokio::test]
+async fn bad_credentials_and_databases_say_what_to_do() {
+    let store = Store::empty();
+    let nowhere = PostgresConfig::from_url("postgres://u:hunter2@127.0.0.1:1/d").unwrap();
+    let error = PostgresBackend::connect(nowhere).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!format!("{error:?}").contains("hunter2"));
+
+    let (base, _) = store.url.rsplit_once('/').unwrap();
+    let missing = PostgresConfig::from_url(&format!("{base}/no_such_database")).unwrap();
+    let error = PostgresBackend::connect(missing).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+
+    let unknown = store.url.replace("postgres@", "no_such_role@");
+    let unknown = PostgresConfig::from_url(&unknown).unwrap();
+    let error = PostgresBackend::connect(unknown).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+}
+
+#[tokio::test]
+async fn waiter_is_told_of_a_release_and_nobody_else_is() {
+    let (store, backend) = Store::migrated().await;
+    let mut wakeups = backend.wakeups().await.unwrap().unwrap();
+    assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
+
+    let quiet = hold(&backend, &claim("nobody waits")).await;
+    let held = hold(&backend, &claim("x")).await;
+    let waiter = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
+    ask(&backend, &waiter).await;
+    assert_eq!(release(&backend, &quiet).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(wakeups.next().await, Some(Wakeup::Released(name("x"))));
+
+    let client = store.client().await;
+    client
+        .execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query = $1",
+            &[&format!("listen \"{}.database_locks_lock\"", store.schema)],
+        )
+        .await
+        .unwrap();
+    assert_eq!(wakeups.next().await, None);
+}
+
+#[tokio::test]
+async fn explicit_owner_supersedes_its_own_shares_and_no_others() {
+    let (_store, backend) = Store::migrated().await;
+    let alice = Owner::explicit("alice").unwrap();
+    let mine = Claim { owner: alice.clone(), ..reader("x") };
+    let old = hold(&backend, &mine).await;
+    let writer = Claim { owner: alice.clone(), ..claim("x") };
+    let new = hold(&backend, &writer).await;
+    assert!(new.token > old.token);
+    assert_eq!(renew(&backend, &old).await, Renewed::Lost(LossReason::Superseded));
+    release(&backend, &new).await;
+    // The share that was superseded must not count, or live, beside the new one.
+    hold(&backend, &reader("x")).await;
+    assert!(matches!(renew(&backend, &old).await, Renewed::Lost(_)));
+    assert_eq!(ask(&backend, &Claim { owner: alice, ..claim("x") }).await.kind(), "busy");
+}
+
+#[tokio::test]
+async fn clean_up_forgets_what_is_idle_and_nothing_else() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    for lock in ["idle", "held", "recent"] {
+        let held = hold(&backend, &claim(lock)).await;
+        if lock != "held" {
+            release(&backend, &held).await;
+        }
+    }
+    hold(&backend, &reader("held shared")).await;
+    client
+        .batch_execute(
+            "update database_locks_lock
+             set touched_at = touched_at - interval '2 days', token = token - 172800000000
+             where name in ('idle', 'held', 'held shared');
+             insert into database_locks_lock (name) values ('of somebody else')",
+        )
+        .await
+        .unwrap();
+    assert_eq!(backend.clean_up(Duration::from_hours(24)).await.unwrap(), 1);
+    let left = client.query("select from database_locks_lock", &[]).await.unwrap();
+    assert_eq!(left.len(), 4);
+}
+
+trait Kind {
+    fn kind(&self) -> &'static str;
+}
+
+impl Kind for Verdict {
+    fn kind(&self) -> &'static str {
+        match self {
+            Verdict::Granted(_) => "granted",
+            Verdict::Busy(_) => "busy",
+            Verdict::CapacityMismatch(_) => "mismatch",
+            Verdict::Ended => "ended",
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The suite has teeth: each of these backends has one fault, and fails the case named for it.
+//!
+//! Without a fault the same backend passes, so that it is the fault that fails.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use database_locks_conformance::{Client, Harness, Outcome, Report, async_trait, cases};
+use database_locks_core::clock::time_since_boot;
+use database_locks_core::ledger::{Ledger, Until};
+use database_locks_core::{
+    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery,
+    LockBackend, LockName, LossReason, Owner, Released, Renewal, Renewed, Result, Share, Token,
+    Verdict,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    GrantsOneTooMany,
+    TokenFalls,
+    TokenRepeats,
+    TokenOfTheRowAlone,
+    TokenMovesOnRenewal,
+    RenewsTheDead,
+    RevivesTheReleased,
+    NeverExpires,
+    InfiniteExpires,
+    ReleaseIgnoresTheAttempt,
+    ReleaseIgnoresTheOwner,
+    RenewalIgnoresTheToken,
+    ReplayIsGrantedTwice,
+    DeadReplayIsGranted,
+    BusyIsAnError,
+    BusyNamesNobody,
+    IgnoresCase,
+    TrimsNames,
+    FoldsAccents,
+    PrefixIsAPattern,
+    ListExtends,
+    PagesOverlap,
+    CleanUpRemovesTheHeld,
+    CleanUpRemovesTheRecent,
+    IgnoresTheCapacity,
+    StarvesWriters,
+    MarksLastForEver,
+    IgnoresGrace,
+    IgnoresSupersession,
+    LabelsSupersede,
+    NameTwiceIsGrantedTwice,
+    ForgetsDeletedRows,
+    TrustsTheClientsClock,
+}
+
+/// A fault, and the case that it must fail.
+const TEETH: &[(Fault, &str)] = &[
+    (Fault::GrantsOneTooMany, "shared_and_permits::permits_are_granted_up_to_the_capacity"),
+    (Fault::GrantsOneTooMany, "shared_and_permits::weights_above_one_count"),
+    (Fault::TokenFalls, "fencing::tokens_grow_over_release"),
+    (Fault::TokenRepeats, "fencing::tokens_grow_over_release"),
+    (Fault::TokenRepeats, "fencing::tokens_grow_over_expiry"),
+    (Fault::TokenRepeats, "fencing::tokens_grow_over_force"),
+    (Fault::TokenOfTheRowAlone, "fencing::tokens_grow_over_clean_up"),
+    (Fault::TokenMovesOnRenewal, "fencing::token_is_stable_during_renewal"),
+    (Fault::RenewsTheDead, "lease::renewal_is_refused_after_expiry"),
+    (Fault::RevivesTheReleased, "lease::renewal_is_refused_after_release"),
+    (Fault::NeverExpires, "lease::expires_when_not_renewed"),
+    (Fault::NeverExpires, "lease::dead_holders_lock_is_taken_by_a_plain_try"),
+    (Fault::NeverExpires, "lease::expired_row_from_before_is_taken"),
+    (Fault::NeverExpires, "shared_and_permits::expired_reader_does_not_hold_back_a_writer"),
+    (Fault::InfiniteExpires, "lease::infinite_ttl_never_expires_and_can_be_released"),
+    (Fault::ReleaseIgnoresTheAttempt, "release::stale_holder_cannot_release_its_successor"),
+    (Fault::ReleaseIgnoresTheAttempt, "release::same_owner_text_with_another_attempt_is_refused"),
+    (Fault::ReleaseIgnoresTheAttempt, "inspection::forced_release_cannot_hit_the_next_holder"),
+    (Fault::ReleaseIgnoresTheAttempt, "release::second_release_is_a_no_op"),
+    (Fault::ReleaseIgnoresTheOwner, "release::another_owner_with_the_same_attempt_is_refused"),
+    (Fault::RenewalIgnoresTheToken, "lease::renewal_is_refused_with_an_old_token"),
+    (Fault::ReplayIsGrantedTwice, "fencing::replay_of_a_live_attempt_returns_the_same_token"),
+    (Fault::ReplayIsGrantedTwice, "fencing::lost_answer_costs_no_second_lease"),
+    (Fault::DeadReplayIsGranted, "fencing::replay_of_a_released_attempt_is_refused"),
+    (Fault::DeadReplayIsGranted, "fencing::replay_of_an_expired_attempt_is_refused"),
+    (Fault::BusyIsAnError, "exclusive::first_creation_race_has_one_winner_and_no_error"),
+    (
+        Fault::BusyNamesNobody,
+        "exclusive::second_claim_is_busy_and_names_the_holder_and_what_is_left",
+    ),
+    (Fault::IgnoresCase, "names::case_makes_different_locks"),
+    (Fault::TrimsNames, "names::trailing_space_makes_different_locks"),
+    (Fault::FoldsAccents, "names::nfc_and_nfd_are_different_locks"),
+    (Fault::FoldsAccents, "names::accents_make_different_locks"),
+    (Fault::PrefixIsAPattern, "names::quotes_percent_backslash_and_emoji_are_plain_text"),
+    (Fault::ListExtends, "inspection::list_changes_nothing"),
+    (Fault::PagesOverlap, "inspection::list_comes_in_pages"),
+    (Fault::CleanUpRemovesTheHeld, "inspection::clean_up_never_removes_what_is_held"),
+    (
+        Fault::CleanUpRemovesTheRecent,
+        "inspection::clean_up_removes_only_what_was_idle_for_the_retention",
+    ),
+    (Fault::IgnoresTheCapacity, "shared_and_permits::another_capacity_is_refused_while_held"),
+    (Fault::StarvesWriters, "shared_and_permits::waiting_writer_is_not_starved_by_readers"),
+    (Fault::MarksLastForEver, "shared_and_permits::mark_of_a_writer_that_gave_up_runs_out"),
+    (Fault::IgnoresGrace, "lease::grace_holds_an_expired_lease_back"),
+    (Fault::IgnoresSupersession, "owner::explicit_owner_supersedes_from_another_client"),
+    (Fault::LabelsSupersede, "owner::claims_without_an_explicit_owner_exclude_each_other"),
+    (Fault::LabelsSupersede, "exclusive::many_clients_never_hold_it_at_once"),
+    (Fault::NameTwiceIsGrantedTwice, "exclusive::name_twice_in_a_batch_is_granted_once"),
+    (Fault::ForgetsDeletedRows, "lease::holder_learns_that_its_row_was_deleted"),
+    (Fault::TrustsTheClientsClock, "time::client_clock_an_hour_off_changes_nothing"),
+];
+
+#[test]
+fn each_fault_fails_the_case_that_is_named_for_it() {
+    let wrong: Vec<String> = TEETH
+        .iter()
+        .filter_map(|(fault, case)| match run(*fault, case) {
+            Report::Failed(why) => {
+                println!("{fault:?} fails {case}: {why}");
+                None
+            }
+            report => Some(format!("{fault:?} should fail {case}: {report:?}")),
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn without_a_fault_the_same_cases_pass() {
+    for (_, case) in TEETH {
+        assert_eq!(run(Fault::None, case), Report::Passed, "{case}");
+    }
+}
+
+fn run(fault: Fault, name: &str) -> Report {
+    let case = cases().iter().find(|case| case.to_string() == name).expect("a case of that name");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let sabotaged = Sabotaged { fault, store: Arc::default() };
+    runtime.block_on(case.run_on(Arc::new(sabotaged)))
+}
+
+/// The state of all names by the one rule, and a clock that runs and can be stepped.
+#[derive(Debug, Default)]
+struct Store {
+    names: BTreeMap<LockName, Ledger>,
+    stepped: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Sabotaged {
+    fault: Fault,
+    store: Arc<Mutex<Store>>,
+}
+
+#[async_trait]
+impl Harness for Sabotaged {
+    async fn fresh() -> Outcome<Self> {
+        Ok(Self { fault: Fault::None, store: Arc::default() })
+    }
+
+    async fn client(&self) -> Outcome<Client> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn pass(&self, time: Duration) -> Outcome {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).stepped += time;
+        Ok(())
+    }
+
+    async fn delete_row(&self, name: &LockName) -> Outcome {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).names.remove(name);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LockBackend for Sabotaged {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("sabotaged")
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        let mut earlier: Vec<&LockName> = Vec::new();
+        claims
+            .iter()
+            .map(|claim| {
+                let twice = earlier.contains(&&claim.name);
+                earlier.push(&claim.name);
+                self.decide(claim, twice)
+            })
+            .collect()
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        Ok(self.with_store(|store, now, _| {
+            renewals.iter().map(|renewal| self.extend(store, renewal, now)).collect()
+        }))
+    }
+
+    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+        Ok(self.with_store(|store, now, _| {
+            leases
+                .iter()
+                .map(|lease| {
+                    let ledger = store.names.entry(self.key(&lease.name)).or_default();
+                    let lease = match (self.fault, ledger.entries.last()) {
+                        (Fault::ReleaseIgnoresTheAttempt, Some(e)) => {
+                            LeaseId { attempt: e.attempt, token: e.token, ..lease.clone() }
+                        }
+                        (Fault::ReleaseIgnoresTheOwner, Some(e)) => {
+                            LeaseId { owner: e.owner.clone(), ..lease.clone() }
+                        }
+                        _ => lease.clone(),
+                    };
+                    ledger.release(&lease, now).0
+                })
+                .collect()
+        }))
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        Ok(self.with_store(|store, now, _| {
+            if self.fault == Fault::ListExtends {
+                for entry in store.names.values_mut().flat_map(|ledger| &mut ledger.entries) {
+                    if let Until::Expiry(at) = &mut entry.until {
+                        *at += Duration::from_secs(1);
+                    }
+                }
+            }
+            let matches = |name: &LockName| match self.fault {
+                Fault::PrefixIsAPattern => {
+                    name.as_str().starts_with(query.prefix.trim_end_matches(['%', '_']))
+                }
+                _ => name.as_str().starts_with(&query.prefix),
+            };
+            let after = |info: &LeaseInfo| {
+                let at = (&info.lease.name, info.lease.attempt);
+                query.after.as_ref().is_none_or(|(name, attempt)| match self.fault {
+                    Fault::PagesOverlap => at >= (name, *attempt),
+                    _ => at > (name, *attempt),
+                })
+            };
+            let listed = store.names.iter().filter(|(name, _)| matches(name));
+            listed
+                .flat_map(|(name, ledger)| ledger.list(name, now))
+                .filter(after)
+                .take(query.limit as usize)
+                .collect()
+        }))
+    }
+
+    async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        Ok(self.with_store(|store, now, micros| {
+            let before = store.names.len();
+            store.names.retain(|name, ledger| match self.fault {
+                Fault::CleanUpRemovesTheHeld => now.saturating_sub(ledger.touched) < idle,
+                Fault::CleanUpRemovesTheRecent => !ledger.list(name, now).is_empty(),
+                Fault::TokenOfTheRowAlone => !ledger.is_idle(idle, now, u64::MAX),
+                _ => !ledger.is_idle(idle, now, micros),
+            });
+            (before - store.names.len()) as u64
+        }))
+    }
+}
+
+impl Sabotaged {
+    fn with_store<T>(&self, work: impl FnOnce(&mut Store, Duration, u64) -> T) -> T {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = time_since_boot() + store.stepped;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + store.stepped;
+        work(&mut store, now, u64::try_from(wall.as_micros()).unwrap())
+    }
+
+    fn key(&self, name: &LockName) -> LockName {
+        let text = name.as_str();
+        let folded = match self.fault {
+            Fault::IgnoresCase => text.to_lowercase(),
+            Fault::TrimsNames => text.trim_end().to_owned(),
+            Fault::FoldsAccents => text.replace(['\u{e9}', 'é'], "e").replace('\u{301}', ""),
+            _ => return name.clone(),
+        };
+        LockName::new(folded).unwrap()
+    }
+
+    fn decide(&self, claim: &Claim, twice: bool) -> Result<Verdict> {
+        let mut claim = claim.clone();
+        let claimed = claim.name.clone();
+        claim.name = self.key(&claimed);
+        let verdict = self.with_store(|store, now, micros| {
+            let ledger = store.names.entry(claim.name.clone()).or_default();
+            let before = ledger.clone();
+            self.spoil_claim(&mut claim, ledger, twice, now);
+            let micros = if self.fault == Fault::TokenOfTheRowAlone { 1 } else { micros };
+            let mut verdict = ledger.acquire(&claim, now, micros);
+            if let Verdict::Granted(token) = &mut verdict {
+                let wrong = match self.fault {
+                    Fault::TokenFalls => Some(u64::MAX / 4 - token.get()),
+                    Fault::TokenRepeats if before.token > 0 => Some(before.token),
+                    _ => None,
+                };
+                if let (Some(wrong), Some(entry)) = (wrong, ledger.entries.last_mut()) {
+                    *token = Token::new(wrong);
+                    entry.token = *token;
+                    ledger.token = wrong.min(ledger.token);
+                }
+                if self.fault == Fault::InfiniteExpires
+                    && let Some(entry) = ledger.entries.last_mut()
+                    && entry.until == Until::Forever
+                {
+                    entry.until = Until::Expiry(now + Duration::from_millis(100));
+                }
+            }
+            verdict
+        });
+        match verdict {
+            Verdict::Busy(_) if self.fault == Fault::BusyIsAnError => {
+                Err(Error::new(ErrorKind::Backend, "duplicate key value"))
+            }
+            Verdict::Busy(_) if self.fault == Fault::BusyNamesNobody => {
+                Ok(Verdict::Busy(Busy::default()))
+            }
+            verdict => Ok(verdict),
+        }
+    }
+
+    fn spoil_claim(&self, claim: &mut Claim, ledger: &mut Ledger, twice: bool, now: Duration) {
+        let same = |e: &database_locks_core::ledger::Entry| e.attempt == claim.attempt;
+        match self.fault {
+            Fault::GrantsOneTooMany if claim.share.capacity() < Share::FULL => {
+                for entry in &mut ledger.entries {
+                    let less = entry.share.weight().saturating_sub(1).max(1);
+                    entry.share = Share::new(less, claim.share.capacity() + 1).unwrap();
+                }
+                claim.share = Share::new(claim.share.weight(), claim.share.capacity() + 1).unwrap();
+            }
+            Fault::NeverExpires => {
+                for entry in &mut ledger.entries {
+                    if let Until::Expiry(_) = entry.until {
+                        entry.until = Until::Forever;
+                    }
+                }
+            }
+            Fault::ReplayIsGrantedTwice if ledger.entries.iter().any(same) => {
+                claim.attempt = Attempt::new();
+                claim.owner = Owner::explicit("twice").unwrap();
+                for entry in &mut ledger.entries {
+                    entry.owner = claim.owner.clone();
+                }
+            }
+            Fault::DeadReplayIsGranted => {
+                ledger.entries.retain(|e| !matches!(e.until, Until::Released(_)));
+                ledger.entries.retain(|e| !matches!(e.until, Until::Expiry(at) if at <= now));
+            }
+            Fault::IgnoresTheCapacity => {
+                for entry in &mut ledger.entries {
+                    let weight = entry.share.weight().min(claim.share.capacity());
+                    entry.share = Share::new(weight, claim.share.capacity()).unwrap();
+                }
+            }
+            Fault::StarvesWriters => claim.mark = None,
+            Fault::MarksLastForEver => claim.mark = claim.mark.map(|_| Duration::MAX),
+            Fault::IgnoresGrace => claim.grace = Duration::ZERO,
+            Fault::IgnoresSupersession => {
+                claim.owner = Owner::label_only(claim.owner.label()).unwrap();
+            }
+            Fault::LabelsSupersede => {
+                claim.owner = Owner::explicit(claim.owner.label()).unwrap();
+            }
+            Fault::NameTwiceIsGrantedTwice if twice => ledger.entries.clear(),
+            Fault::TrustsTheClientsClock => {
+                // The time in a UUID v7 stands for a client's word about the hour.
+                if let Some(stamp) = claim.attempt.as_uuid().get_timestamp() {
+                    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+                    if stamp.to_unix().0 > wall + 60 {
+                        ledger.entries.clear();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn extend(&self, store: &mut Store, renewal: &Renewal, now: Duration) -> Renewed {
+        let ledger = store.names.entry(self.key(&renewal.lease.name)).or_default();
+        let mut renewal = renewal.clone();
+        match self.fault {
+            Fault::RenewsTheDead | Fault::RevivesTheReleased => {
+                let dead = |until: Until| match until {
+                    Until::Expiry(at) => self.fault == Fault::RenewsTheDead && at <= now,
+                    Until::Released(_) => self.fault == Fault::RevivesTheReleased,
+                    Until::Forever => false,
+                };
+                for entry in ledger.entries.iter_mut().filter(|e| dead(e.until)) {
+                    entry.until = Until::Expiry(now + Duration::from_micros(1));
+                }
+            }
+            Fault::RenewalIgnoresTheToken => {
+                if let Some(entry) = ledger.entries.last() {
+                    renewal.lease.token = entry.token;
+                }
+            }
+            Fault::TokenMovesOnRenewal => {
+                for entry in &mut ledger.entries {
+                    entry.token = Token::new(entry.token.get() + 1);
+                    renewal.lease.token = entry.token;
+                }
+            }
+            Fault::ForgetsDeletedRows if ledger.token == 0 => {
+                return Renewed::Lost(LossReason::Forced);
+            }
+            _ => {}
+        }
+        ledger.renew(&renewal, now)
+    }
+}
