@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use database_locks_test_servers::Postgres;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -41,6 +42,27 @@ fn sixteen_processes_lose_no_update_on_sqlite_though_some_are_killed() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("locks.db").display());
     count_with_sixteen(folder.path(), &url, true);
+}
+
+#[test]
+fn sixteen_processes_lose_no_update_on_postgres() {
+    count_on_postgres(false);
+}
+
+#[test]
+fn sixteen_processes_lose_no_update_on_postgres_though_some_are_killed() {
+    count_on_postgres(true);
+}
+
+fn count_on_postgres(some_are_killed: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Postgres::shared().unwrap().database().unwrap();
+    let migrated = Command::new(env!("CARGO_BIN_EXE_dblock"))
+        .arg("migrate")
+        .env("DATABASE_LOCKS_URL", database.url())
+        .status();
+    assert!(migrated.unwrap().success());
+    count_with_sixteen(folder.path(), database.url(), some_are_killed);
 }
 
 fn count_with_sixteen(folder: &Path, url: &str, some_are_killed: bool) {
