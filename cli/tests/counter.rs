@@ -83,7 +83,9 @@ fn count_with_sixteen(folder: &Path, url: &str, some_are_killed: bool) {
                         kill(pid, Signal::SIGKILL).unwrap();
                         child.wait().unwrap();
                     } else {
-                        assert!(child.wait().unwrap().success(), "{worker}.{round}");
+                        let status = child.wait().unwrap();
+                        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+                        assert!(status.success(), "{worker}.{round}: {status}\n{log}");
                     }
                 }
             })
@@ -111,12 +113,13 @@ fn count_with_sixteen(folder: &Path, url: &str, some_are_killed: bool) {
 }
 
 fn start(folder: &Path, url: &str, run: &str) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_dblock"))
         .args(["run", "--ttl", "2s", "counter", "--", "sh", "-c", COUNT, "sh", run])
         .current_dir(folder)
         .env("DATABASE_LOCKS_URL", url)
         .stdin(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn()
         .unwrap()
 }
