@@ -1,5 +1,7 @@
 //! What can be written on the command line.
 
+#![expect(clippy::doc_markdown, reason = "these texts are shown as they are by --help")]
+
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::time::Duration;
