@@ -104,8 +104,11 @@ impl Ledger {
         self.token = micros.max(self.token + 1);
         self.touched = now;
         self.entries.retain(|e| {
-            e.until.counts(now, claim.grace) && !claim.owner.supersedes(&e.owner)
-                || !share.is_exclusive() && e.until.ended_after(now.saturating_sub(REMEMBERED))
+            if e.until.counts(now, claim.grace) {
+                !claim.owner.supersedes(&e.owner)
+            } else {
+                !share.is_exclusive() && e.until.ended_after(now.saturating_sub(REMEMBERED))
+            }
         });
         self.entries.push(Entry {
             attempt: claim.attempt,
@@ -283,5 +286,112 @@ fn busy(in_the_way: &[&Entry], grace: Duration, now: Duration, stands_back: bool
             .iter()
             .filter_map(|e| e.until.remaining(now.saturating_sub(grace)))
             .min(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICROS: u64 = 1_000_000;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn claim(share: Share) -> Claim {
+        Claim {
+            name: LockName::new("x").unwrap(),
+            attempt: Attempt::new(),
+            share,
+            owner: Owner::label_only("somebody").unwrap(),
+            ttl: Ttl::new(at(10)).unwrap(),
+            grace: Duration::ZERO,
+            mark: None,
+        }
+    }
+
+    fn granted(ledger: &mut Ledger, claim: &Claim, now: u64) -> LeaseId {
+        match ledger.acquire(claim, at(now), MICROS) {
+            Verdict::Granted(token) => LeaseId {
+                name: claim.name.clone(),
+                attempt: claim.attempt,
+                token,
+                owner: claim.owner.clone(),
+                share: claim.share,
+            },
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    fn is_busy(ledger: &mut Ledger, claim: &Claim, now: u64) -> bool {
+        matches!(ledger.acquire(claim, at(now), MICROS), Verdict::Busy(_))
+    }
+
+    #[test]
+    fn weights_of_the_living_stay_within_the_capacity() {
+        let mut ledger = Ledger::default();
+        let two = claim(Share::new(2, 3).unwrap());
+        let lease = granted(&mut ledger, &two, 0);
+        assert!(is_busy(&mut ledger, &claim(Share::new(2, 3).unwrap()), 1));
+        granted(&mut ledger, &claim(Share::new(1, 3).unwrap()), 1);
+        assert_eq!(ledger.acquire(&claim(Share::ALL), at(1), MICROS), Verdict::CapacityMismatch(3));
+        assert_eq!(ledger.release(&lease, at(2)), (Released::Freed, false));
+        granted(&mut ledger, &claim(Share::new(2, 3).unwrap()), 2);
+        // All have expired at 12: the capacity may change.
+        granted(&mut ledger, &claim(Share::ALL), 12);
+    }
+
+    #[test]
+    fn replays_get_the_same_token_while_alive_and_nothing_after() {
+        let mut ledger = Ledger::default();
+        let first = claim(Share::ALL);
+        let lease = granted(&mut ledger, &first, 0);
+        assert_eq!(granted(&mut ledger, &first, 5), lease);
+        // The replay at 5 was a fresh TTL.
+        assert!(is_busy(&mut ledger, &claim(Share::ALL), 14));
+        assert_eq!(ledger.acquire(&first, at(15), MICROS), Verdict::Ended);
+        let second = granted(&mut ledger, &claim(Share::ALL), 15);
+        assert!(second.token > lease.token);
+        let renewal = Renewal { lease: lease.clone(), ttl: first.ttl };
+        assert_eq!(ledger.renew(&renewal, at(16)), Renewed::Lost(LossReason::Taken));
+        assert_eq!(ledger.release(&lease, at(16)).0, Released::Lost(LossReason::Taken));
+    }
+
+    #[test]
+    fn a_superseded_share_is_dead_and_its_weight_is_free() {
+        let mut ledger = Ledger::default();
+        let bob = |weight| Claim {
+            owner: Owner::explicit("bob").unwrap(),
+            ..claim(Share::new(weight, 5).unwrap())
+        };
+        let old = granted(&mut ledger, &bob(5), 0);
+        granted(&mut ledger, &bob(3), 1);
+        let renewal = Renewal { lease: old, ttl: Ttl::DEFAULT };
+        assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Superseded));
+        granted(&mut ledger, &claim(Share::new(2, 5).unwrap()), 2);
+        assert!(is_busy(&mut ledger, &claim(Share::new(1, 5).unwrap()), 2));
+    }
+
+    #[test]
+    fn lighter_claims_stand_back_for_a_heavier_waiter_until_it_is_served() {
+        let mut ledger = Ledger::default();
+        let reader = granted(&mut ledger, &claim(Share::ONE), 0);
+        let writer = Claim { mark: Some(at(5)), ..claim(Share::ALL) };
+        assert!(is_busy(&mut ledger, &writer, 1));
+        assert!(is_busy(&mut ledger, &claim(Share::ONE), 2), "a reader stands back");
+        assert_eq!(ledger.release(&reader, at(3)), (Released::Freed, true));
+        let writing = granted(&mut ledger, &writer, 3);
+        ledger.release(&writing, at(4));
+        granted(&mut ledger, &claim(Share::ONE), 4);
+    }
+
+    #[test]
+    fn grace_holds_back_whoever_asks_for_it() {
+        let mut ledger = Ledger::default();
+        granted(&mut ledger, &claim(Share::ALL), 0);
+        let careful = Claim { grace: at(3), ..claim(Share::ALL) };
+        assert!(is_busy(&mut ledger, &careful, 12));
+        granted(&mut ledger, &careful, 13);
     }
 }

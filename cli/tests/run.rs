@@ -1,0 +1,341 @@
+//! `dblock run` as its users see it: real processes on a real SQLite file.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A fresh SQLite file, in a folder that also serves as a place for marks.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn dblock(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dblock"));
+        command
+            .args(arguments)
+            .current_dir(self.0.path())
+            .env("DATABASE_LOCKS_URL", format!("sqlite:{}", self.path("locks.db").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.dblock(arguments).output().unwrap()
+    }
+
+    fn code(&self, arguments: &[&str]) -> i32 {
+        self.output(arguments).status.code().unwrap()
+    }
+
+    /// A process id that a command wrote to a file, once it has.
+    fn pid(&self, file: &str) -> Pid {
+        let path = self.path(file);
+        await_that("a process id is written", || read(&path).ends_with('\n'));
+        Pid::from_raw(read(&path).trim().parse().unwrap())
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Waits with a bound that only a broken program, or a machine that stands still, exceeds.
+fn await_that(what: &str, mut happened: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < Duration::from_secs(60), "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// A process that is dead but not waited for by its parent does not run.
+fn runs(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+const GRANDCHILD: &str = "sleep 600 & echo $! > grandchild; wait";
+
+#[test]
+fn the_exit_code_is_that_of_the_command() {
+    let place = Place::new();
+    assert_eq!(place.code(&["run", "n", "--", "true"]), 0);
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", "exit 7"]), 7);
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", "kill -TERM $$"]), 143);
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", "kill -KILL $$"]), 137);
+}
+
+#[test]
+fn what_cannot_run_says_so() {
+    let place = Place::new();
+    fs::write(place.path("plain"), "no program").unwrap();
+    assert_eq!(place.code(&["run", "n", "--", "no-such-command-anywhere"]), 127);
+    assert_eq!(place.code(&["run", "n", "--", "./missing"]), 127);
+    assert_eq!(place.code(&["run", "n", "--", "./plain"]), 126);
+    assert_eq!(place.code(&["run", "n", "--", "/"]), 126);
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0, "the lock is free");
+}
+
+#[test]
+fn bad_usage_is_64() {
+    let place = Place::new();
+    let long = "x".repeat(256);
+    for arguments in [
+        &[][..],
+        &["run", "n"],
+        &["run", "", "--", "true"],
+        &["run", &long, "--", "true"],
+        &["run", "a\nb", "--", "true"],
+        &["run", "--ttl", "99ms", "n", "--", "true"],
+        &["run", "--ttl", "25h", "n", "--", "true"],
+        &["run", "--no-such-option", "n", "--", "true"],
+        &["run", "--url", "oracle://x", "n", "--", "true"],
+        &["list", "--url", "no-url"],
+    ] {
+        assert_eq!(place.code(arguments), 64, "{arguments:?}");
+    }
+    assert_eq!(place.code(&["--help"]), 0);
+}
+
+#[test]
+fn a_lock_that_is_held_is_not_obtained() {
+    let place = Place::new();
+    let mut holder =
+        place.dblock(&["run", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"]);
+    let mut holder = holder.spawn().unwrap();
+    place.pid("held");
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 75);
+    let waited = place.output(&["run", "--timeout", "300ms", "n", "--", "true"]);
+    assert_eq!(waited.status.code(), Some(75));
+    let said = String::from_utf8(waited.stderr).unwrap();
+    assert!(said.contains(&format!(".{}", holder.id())), "names the holder: {said}");
+    let chosen = ["run", "--no-wait", "--not-obtained-exit", "9", "n", "--", "true"];
+    assert_eq!(place.code(&chosen), 9);
+    let listed = place.output(&["list", "--json"]).stdout;
+    let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap();
+    assert_eq!(listed[0]["name"], "n");
+    assert!(listed[0]["token"].as_u64().unwrap() > 0);
+    assert!(listed[0]["remaining_seconds"].as_f64().unwrap() > 0.0);
+    kill(pid(&holder), Signal::SIGTERM).unwrap();
+    assert_eq!(holder.wait().unwrap().code(), Some(143));
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0);
+}
+
+#[test]
+fn the_streams_and_the_environment_reach_the_command() {
+    let place = Place::new();
+    let script = "cat; echo \"$DATABASE_LOCKS_NAME $DATABASE_LOCKS_TOKEN\"; echo oops >&2; ls /proc/self/fd | wc -l";
+    let mut child = place
+        .dblock(&["run", "n", "--", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\0bytes\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "\0bytes");
+    let token = lines[1].strip_prefix("n ").unwrap();
+    assert!(token.parse::<u64>().unwrap() > 0);
+    assert_eq!(output.stderr, b"oops\n");
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let place = Place::new();
+    for (name, signal) in [
+        ("TERM", Signal::SIGTERM),
+        ("HUP", Signal::SIGHUP),
+        ("INT", Signal::SIGINT),
+        ("QUIT", Signal::SIGQUIT),
+        ("USR1", Signal::SIGUSR1),
+        ("USR2", Signal::SIGUSR2),
+        ("WINCH", Signal::SIGWINCH),
+    ] {
+        let mark = format!("ready-{name}");
+        let script = format!(
+            "trap 'echo got; exit 21' {name}; echo $$ > {mark}; while :; do sleep 0.02; done"
+        );
+        let child = place.dblock(&["run", "n", "--", "sh", "-c", &script]).spawn().unwrap();
+        place.pid(&mark);
+        kill(pid(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(21), "{name}");
+        assert_eq!(output.stdout, b"got\n", "{name}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait() {
+    let place = Place::new();
+    let mut holder = place
+        .dblock(&["run", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"])
+        .spawn()
+        .unwrap();
+    place.pid("held");
+    let log = place.path("log");
+    let mut waiter = place
+        .dblock(&["run", "n", "--", "touch", "ran"])
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    await_that("the waiter waits", || read(&log).contains("waiting"));
+    kill(pid(&waiter), Signal::SIGTERM).unwrap();
+    assert_eq!(waiter.wait().unwrap().code(), Some(143));
+    kill(pid(&holder), Signal::SIGTERM).unwrap();
+    holder.wait().unwrap();
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0);
+    assert!(!place.path("ran").exists());
+}
+
+#[test]
+fn kill_9_of_dblock_ends_the_whole_group() {
+    let place = Place::new();
+    let mut holder =
+        place.dblock(&["run", "--ttl", "3s", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
+    let grandchild = place.pid("grandchild");
+    kill(pid(&holder), Signal::SIGKILL).unwrap();
+    holder.wait().unwrap();
+    let check =
+        format!("test ! -d /proc/{grandchild} || grep -q '^State:.Z' /proc/{grandchild}/status");
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", &check]), 0);
+}
+
+#[test]
+fn a_dblock_that_is_stopped_past_its_ttl_loses_its_command_first() {
+    let place = Place::new();
+    let holder =
+        place.dblock(&["run", "--ttl", "2s", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
+    let grandchild = place.pid("grandchild");
+    kill(pid(&holder), Signal::SIGSTOP).unwrap();
+    let check =
+        format!("test ! -d /proc/{grandchild} || grep -q '^State:.Z' /proc/{grandchild}/status");
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", &check]), 0);
+    kill(pid(&holder), Signal::SIGCONT).unwrap();
+    let output = holder.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("lost the lock"));
+}
+
+#[test]
+fn a_guardian_that_dies_is_replaced() {
+    let place = Place::new();
+    let mut holder =
+        place.dblock(&["run", "--ttl", "3s", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
+    let grandchild = place.pid("grandchild");
+    let children = format!("/proc/{0}/task/{0}/children", holder.id());
+    let guardian = || {
+        read(Path::new(&children)).split_whitespace().find_map(|child| {
+            let line = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
+            line.contains("__guard").then(|| Pid::from_raw(child.parse().unwrap()))
+        })
+    };
+    let first = guardian().unwrap();
+    kill(first, Signal::SIGKILL).unwrap();
+    await_that("another guardian comes", || guardian().is_some_and(|other| other != first));
+    assert!(runs(grandchild));
+    kill(pid(&holder), Signal::SIGTERM).unwrap();
+    assert_eq!(holder.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn what_is_left_of_the_group_is_ended_before_the_release() {
+    let place = Place::new();
+    let script = "(trap '' TERM; echo $$ > leader; exec sleep 600) & echo $! > left";
+    assert_eq!(place.code(&["run", "n", "--", "sh", "-c", script]), 0);
+    assert!(!runs(place.pid("left")));
+}
+
+#[test]
+fn a_pipe_that_the_user_handed_over_is_not_kept_open() {
+    let place = Place::new();
+    let script = format!("{} run n -- echo done | cat", env!("CARGO_BIN_EXE_dblock"));
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &script])
+        .env("DATABASE_LOCKS_URL", format!("sqlite:{}", place.path("l.db").display()));
+    assert_eq!(shell.output().unwrap().stdout, b"done\n");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_released_by_force_ends_the_command() {
+    use database_locks::{Connect, Locks};
+    let place = Place::new();
+    let holder = place.dblock(&["run", "--ttl", "2s", "n", "--", "sh", "-c", GRANDCHILD]).spawn();
+    let holder = holder.unwrap();
+    let grandchild = place.pid("grandchild");
+    let url = format!("sqlite:{}", place.path("locks.db").display());
+    let locks = Locks::connect(&url).await.unwrap();
+    let held = locks.list("n").await.unwrap();
+    assert!(locks.force_release(&held[0].lease).await.unwrap());
+    let output = holder.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("by force"));
+    assert!(!runs(grandchild));
+    locks.shutdown().await;
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let place = Place::new();
+    for url in [
+        "postgres://user:geheim@127.0.0.1:1/none",
+        "postgres://user:geheim@127.0.0.1:notaport/none",
+        "oracle://user:geheim@host/none",
+    ] {
+        for arguments in [&["run", "n", "--", "true"][..], &["list"], &["migrate"], &["--help"]] {
+            let mut command = place.dblock(arguments);
+            let output = command.env("DATABASE_LOCKS_URL", url).env("RUST_LOG", "trace").output();
+            let output = output.unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            assert!(!String::from_utf8_lossy(&said).contains("geheim"), "{url} {arguments:?}");
+        }
+    }
+    let mut away = place.dblock(&["run", "--timeout", "1s", "n", "--", "true"]);
+    away.env("DATABASE_LOCKS_URL", "postgres://user:geheim@127.0.0.1:1/none");
+    assert_eq!(away.output().unwrap().status.code(), Some(69));
+}
+
+#[test]
+fn the_default_is_a_file_in_the_state_folder() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let mut command = place.dblock(&["run", "n", "--", "true"]);
+    command.env_remove("DATABASE_LOCKS_URL").env("XDG_STATE_HOME", place.path("state"));
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    let folder = place.path("state/database-locks");
+    assert!(folder.join("locks.db").exists());
+    assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+    command.env_remove("XDG_STATE_HOME").env_remove("HOME");
+    assert_eq!(command.output().unwrap().status.code(), Some(78));
+}
+
+#[test]
+fn migrate_prints_or_creates_the_tables() {
+    let place = Place::new();
+    let printed = place.output(&["migrate", "--print"]);
+    assert!(String::from_utf8(printed.stdout).unwrap().contains("CREATE TABLE"));
+    assert!(!place.path("locks.db").exists());
+    assert_eq!(place.code(&["migrate"]), 0);
+    assert_eq!(place.code(&["migrate"]), 0);
+    assert!(place.path("locks.db").exists());
+}
