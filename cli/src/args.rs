@@ -1,10 +1,6 @@
 //! What can be written on the command line.
 
-<<<<<<< HEAD
-#![expect(clippy::doc_markdown, reason = "these comments are help texts, shown as they stand")]
-=======
 #![expect(clippy::doc_markdown, reason = "these texts are shown as they are by --help")]
->>>>>>> cli
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
