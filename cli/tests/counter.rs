@@ -1,5 +1,7 @@
 //! Sixteen processes count without any synchronisation but `dblock run`, and some are killed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

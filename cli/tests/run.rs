@@ -1,5 +1,7 @@
 //! `dblock run` as its users see it: real processes on a real SQLite file.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

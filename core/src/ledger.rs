@@ -17,8 +17,10 @@ use crate::owner::Owner;
 use crate::share::Share;
 use crate::ttl::Ttl;
 
-/// How long an ended share is remembered, so that a late replay of its attempt is refused.
+/// How long an ended lease is remembered, so that a late replay of its attempt is refused.
 const REMEMBERED: Duration = Duration::from_mins(1);
+/// How many ended leases are remembered at most.
+const MOST_REMEMBERED: usize = 16;
 
 /// All that is known of one name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,13 +105,7 @@ impl Ledger {
 
         self.token = micros.max(self.token + 1);
         self.touched = now;
-        self.entries.retain(|e| {
-            if e.until.counts(now, claim.grace) {
-                !claim.owner.supersedes(&e.owner)
-            } else {
-                !share.is_exclusive() && e.until.ended_after(now.saturating_sub(REMEMBERED))
-            }
-        });
+        self.forget_ended(claim, now);
         self.entries.push(Entry {
             attempt: claim.attempt,
             token: Token::new(self.token),
@@ -180,6 +176,22 @@ impl Ledger {
             && !self.is_waited_for(now)
             && now.saturating_sub(self.touched) >= idle
             && self.token.saturating_add(idle_micros) <= micros
+    }
+
+    /// Drops what `claim` supersedes, and what ended too long ago to be remembered.
+    fn forget_ended(&mut self, claim: &Claim, now: Duration) {
+        let counts = |e: &Entry| e.until.counts(now, claim.grace);
+        let ended = self.entries.iter().filter(|e| !counts(e)).count();
+        let mut surplus = ended.saturating_sub(MOST_REMEMBERED);
+        // The oldest come first.
+        self.entries.retain(|e| {
+            if counts(e) {
+                return !claim.owner.supersedes(&e.owner);
+            }
+            let too_many = surplus > 0;
+            surplus = surplus.saturating_sub(1);
+            !too_many && e.until.ended_after(now.saturating_sub(REMEMBERED))
+        });
     }
 
     fn find(&mut self, lease: &LeaseId) -> Option<&mut Entry> {
@@ -356,6 +368,20 @@ mod tests {
         let renewal = Renewal { lease: lease.clone(), ttl: first.ttl };
         assert_eq!(ledger.renew(&renewal, at(16)), Renewed::Lost(LossReason::Taken));
         assert_eq!(ledger.release(&lease, at(16)).0, Released::Lost(LossReason::Taken));
+        assert_eq!(ledger.release(&second, at(16)).0, Released::Freed);
+        assert_eq!(ledger.acquire(&first, at(16), MICROS), Verdict::Ended, "also after another");
+    }
+
+    #[test]
+    fn what_has_ended_is_not_remembered_without_bound() {
+        let mut ledger = Ledger::default();
+        for _ in 0..100 {
+            let lease = granted(&mut ledger, &claim(Share::ONE), 0);
+            ledger.release(&lease, at(0));
+        }
+        assert!(ledger.entries.len() <= MOST_REMEMBERED + 1, "{}", ledger.entries.len());
+        granted(&mut ledger, &claim(Share::ALL), 100);
+        assert_eq!(ledger.entries.len(), 1);
     }
 
     #[test]
