@@ -162,11 +162,7 @@ fn last_moment(ttl: Duration) -> Duration {
 async fn run_while_held(arguments: &Run, guard: Guard, signals: Signals) -> Result<u8, Failure> {
     let lease = guard.lease();
     let outcome = match Holding::start(arguments, lease, signals).await {
-<<<<<<< HEAD
-        Ok(holding) => holding.until_it_ends().await,
-=======
         Ok(holding) => holding.see_through().await,
->>>>>>> cli
         Err(failure) => Err(failure),
     };
     release(guard, matches!(outcome, Ok(Outcome::Ended(_)))).await;
@@ -244,11 +240,7 @@ impl Holding {
         Ok(Self { lease, deadline, signals, child_changes, running, guardian, terminal })
     }
 
-<<<<<<< HEAD
-    async fn until_it_ends(mut self) -> Result<Outcome, Failure> {
-=======
     async fn see_through(mut self) -> Result<Outcome, Failure> {
->>>>>>> cli
         const FOR_WHAT_IS_LEFT: Duration = Duration::from_secs(5);
         let watched = self.watch().await;
         let now = time_since_boot();
