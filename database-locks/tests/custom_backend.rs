@@ -1,0 +1,25 @@
+//! The suite against the example of a custom backend.
+
+use std::sync::Arc;
+
+use database_locks_conformance::{Client, Harness, Outcome, async_trait};
+use tempfile::TempDir;
+
+#[path = "../examples/custom_backend.rs"]
+#[expect(dead_code, reason = "the example also has a `main`")]
+mod custom_backend;
+
+struct Files(TempDir);
+
+#[async_trait]
+impl Harness for Files {
+    async fn fresh() -> Outcome<Self> {
+        Ok(Self(tempfile::tempdir()?))
+    }
+
+    async fn client(&self) -> Outcome<Client> {
+        Ok(Arc::new(custom_backend::FileBackend::open(self.0.path())?))
+    }
+}
+
+database_locks_conformance::suite!(Files);
