@@ -53,17 +53,24 @@ async fn each_mode_encrypts_and_verifies_as_libpq_does() {
     assert!(server.connect("localhost", "sslmode=prefer").await.unwrap());
     assert!(server.connect("localhost", "sslmode=require").await.unwrap());
 
-    for (host, mode) in
-        [("localhost", "verify-full"), ("localhost", "verify-ca"), ("elsewhere.example", "verify-ca")]
-    {
+    for (host, mode) in [
+        ("localhost", "verify-full"),
+        ("localhost", "verify-ca"),
+        ("elsewhere.example", "verify-ca"),
+    ] {
         let trusting = format!("sslmode={mode}&sslrootcert={ca}");
         assert!(server.connect(host, &trusting).await.unwrap(), "{host} {mode}");
     }
     assert!(
-        server.connect("elsewhere.example", &format!("sslmode=require&sslrootcert={ca}")).await.unwrap()
+        server
+            .connect("elsewhere.example", &format!("sslmode=require&sslrootcert={ca}"))
+            .await
+            .unwrap()
     );
 
-    server.assert_refused("elsewhere.example", &format!("sslmode=verify-full&sslrootcert={ca}")).await;
+    server
+        .assert_refused("elsewhere.example", &format!("sslmode=verify-full&sslrootcert={ca}"))
+        .await;
     for mode in ["require", "verify-ca", "verify-full"] {
         server.assert_refused("localhost", &format!("sslmode={mode}&sslrootcert={other}")).await;
     }

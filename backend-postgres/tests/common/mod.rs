@@ -57,7 +57,8 @@ impl Store {
 
     /// A plain connection of the test's own, whose `search_path` is the schema.
     pub async fn client(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(self.database.url(), NoTls).await.unwrap();
+        let (client, connection) =
+            tokio_postgres::connect(self.database.url(), NoTls).await.unwrap();
         tokio::spawn(connection);
         client.batch_execute(&format!("set search_path = {}", self.schema)).await.unwrap();
         client
