@@ -427,7 +427,7 @@ fn due(lock: &str, share: &str, parameters: &str, columns: &str) -> String {
     format!(
         "\
 with leases as materialized (
-  select r.*
+  select r.*, row_number() over (partition by r.name, r.attempt order by r.ord) as turn
   from unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::boolean[], $6::int[],
               $7::int[]{parameters}) with ordinality
        as r(name, attempt, token, owner, explicit, weight, capacity{columns}, ord)
@@ -446,6 +446,7 @@ seen as materialized (
 ),
 judged as materialized (
   select s.*, case
+    when s.turn > 1 then null
     when s.exclusive then
       case when not s.shared and s.held_attempt = s.attempt and s.last_token = s.token
                 and s.locked_by = s.owner and s.expires_at > s.now
@@ -477,6 +478,7 @@ fn outcome(share: &str) -> String {
         "\
 case
     when d.ord is not null then 'ok'
+    when j.turn > 1 then 'skipped'
     when j.alive_until is not null then
       case when exists (select from found f where f.ord = j.ord)
            then 'expired' else 'skipped' end
@@ -603,7 +605,7 @@ from (
     and l.name collate \"C\" >= $1 and starts_with(l.name, $1)
     and ($2::text is null or l.name collate \"C\" >= $2)
 ) e
-where not e.shared or e.is_share
+where (not e.shared or e.is_share)
   and ($2::text is null or (e.name, e.attempt) > ($2 collate \"C\", $3::uuid))
 order by e.name, e.attempt
 limit $4"

@@ -13,12 +13,13 @@ use database_locks_core::{
     Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Share, Token, Ttl, Verdict,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
+use database_locks_test_servers::{Access, Database, Postgres};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-/// One schema on the server, dropped by nobody: the server is a throwaway.
+/// A database of the test's own, with a schema for the tables in it.
 pub struct Store {
-    pub url: String,
+    pub database: Database,
     pub schema: String,
 }
 
@@ -33,17 +34,21 @@ impl Store {
 
     /// A schema that does not exist yet.
     pub fn empty() -> Self {
-        let url = std::env::var("DATABASE_LOCKS_TEST_POSTGRES_URL").expect(
-            "set DATABASE_LOCKS_TEST_POSTGRES_URL to the URL of a superuser on a throwaway Postgres",
-        );
-        Self { url, schema: format!("t_{}", Uuid::new_v4().simple()) }
+        let database = Postgres::shared().unwrap().database().unwrap();
+        Self { database, schema: format!("t_{}", Uuid::new_v4().simple()) }
     }
 
-    /// How the backend gets there: through `DATABASE_LOCKS_TEST_PGBOUNCER_URL` where it is set.
     pub fn config(&self) -> PostgresConfig {
-        let url = std::env::var("DATABASE_LOCKS_TEST_PGBOUNCER_URL");
-        let url = url.as_ref().unwrap_or(&self.url);
-        PostgresConfig::from_url(url).unwrap().schema(&self.schema).unwrap()
+        self.config_of(&self.database)
+    }
+
+    /// As [`config`](Self::config), as a role with the password `secret`.
+    pub fn config_as(&self, role: &str) -> PostgresConfig {
+        self.config_of(&self.database.as_user(role, "secret"))
+    }
+
+    fn config_of(&self, access: &Access) -> PostgresConfig {
+        PostgresConfig::from_url(access.url()).unwrap().schema(&self.schema).unwrap()
     }
 
     pub async fn backend(&self) -> PostgresBackend {
@@ -52,7 +57,8 @@ impl Store {
 
     /// A plain connection of the test's own, whose `search_path` is the schema.
     pub async fn client(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        let (client, connection) =
+            tokio_postgres::connect(self.database.url(), NoTls).await.unwrap();
         tokio::spawn(connection);
         client.batch_execute(&format!("set search_path = {}", self.schema)).await.unwrap();
         client
