@@ -58,7 +58,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Decides claims.
     ///
     /// Idempotent in the attempt: asked again while its lease is alive, an attempt gets the same
-    /// token and a fresh TTL; after that lease ended, [`Verdict::Ended`]. A claim that is busy
+    /// token and a fresh TTL; after that lease ended, [`Verdict::Ended`], for as long as the name is
+    /// not granted again. (The engine asks no more once it has heard of an end.) A claim that is busy
     /// writes nothing but the mark that it asks for.
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>>;
 
@@ -182,8 +183,9 @@ pub enum Verdict {
 /// Why a claim did not fit, as far as the backend could tell without waiting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Busy {
-    /// One of those who hold it. `None` where the row was locked, or the claim stands back for a
-    /// heavier waiter.
+    /// One of those who hold it, none of whom is the claim's own attempt. `None` where the row was
+    /// locked, so that the attempt may hold it all the same, or the claim stands back for a heavier
+    /// waiter.
     pub holder: Option<Holder>,
     /// How long until a lease of this name expires, unless it is renewed: asking before is of no
     /// use without a hint. `None` where that is not known.

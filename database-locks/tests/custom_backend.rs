@@ -6,7 +6,7 @@ use database_locks_conformance::{Client, Harness, Outcome, async_trait};
 use tempfile::TempDir;
 
 #[path = "../examples/custom_backend.rs"]
-#[expect(dead_code, reason = "the example also has a `main`")]
+#[expect(dead_code, unreachable_pub, reason = "the example is a program of its own")]
 mod custom_backend;
 
 struct Files(TempDir);

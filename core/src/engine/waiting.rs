@@ -323,19 +323,22 @@ impl WaitingRoom {
     fn busy(&mut self, id: RequestId, busy: Busy, again: bool, now: Duration, jitter: f64) {
         let pace = self.pace();
         let Some(pending) = self.pending.get_mut(&id) else { return };
-        pending.unsure = false;
         pending.failures = 0;
-        if pending.request.reply.is_none() {
-            self.remove(id);
-            return;
-        }
-        if pending.request.retry == Retry::Never {
-            if let Some(reply) = self.remove(id).and_then(|request| request.reply) {
+        // Where the row was locked by somebody, nothing was said about an earlier ask's outcome.
+        pending.unsure &= busy.holder.is_none();
+        if pending.request.reply.is_some() && pending.request.retry == Retry::Never {
+            if let Some(reply) = self.dismiss(id, now) {
                 let _ = reply.send(Ok(None));
             }
             return;
         }
-        if let Some(on_wait) = &mut pending.request.on_wait {
+        if pending.request.reply.is_none() && !pending.unsure {
+            self.remove(id);
+            return;
+        }
+        if pending.request.reply.is_some()
+            && let Some(on_wait) = &mut pending.request.on_wait
+        {
             on_wait(&busy);
         }
         let next = pace.next_ask(pending.request.retry, pending.asks, &busy, now, jitter);
