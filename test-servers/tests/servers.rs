@@ -53,10 +53,14 @@ fn a_killed_process_leaves_no_server_behind() {
     let stdout = holder.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
     let folder = Path::new(line.trim());
-    assert!(folder.join("data").exists(), "{line}");
+    // The fourth line of this file is the port.
+    let pid_file = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
+    let port: u16 = pid_file.lines().nth(3).unwrap().parse().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(vanishes(folder), "{} is still there", folder.display());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the server is still there");
 }
 
 #[test]
