@@ -99,16 +99,23 @@ fn stopped_and_killed_servers_come_back_with_their_data() {
 }
 
 #[test]
-fn paused_server_answers_after_it_was_resumed() {
+fn paused_server_answers_neither_old_nor_new_connections_until_it_is_resumed() {
     let server = Postgres::start().unwrap();
-    server.pause().unwrap();
     thread::scope(|scope| {
-        let answer = scope.spawn(|| server.psql("SELECT 1"));
-        // Long enough for an answer, were the server not paused.
-        thread::sleep(Duration::from_millis(500));
-        assert!(!answer.is_finished());
+        let old = scope.spawn(|| server.psql("SELECT 1 FROM pg_sleep(1)"));
+        let running = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE query LIKE '%pg_sleep(1)%' AND pid <> pg_backend_pid()";
+        while server.psql(running).unwrap() == "0" {
+            assert!(!old.is_finished());
+        }
+        server.pause().unwrap();
+        let new = scope.spawn(|| server.psql("SELECT 2"));
+        // Longer than either would take, were the server not paused.
+        thread::sleep(Duration::from_secs(2));
+        assert!(!old.is_finished() && !new.is_finished());
         server.resume().unwrap();
-        assert_eq!(answer.join().unwrap().unwrap(), "1");
+        assert_eq!(old.join().unwrap().unwrap(), "1");
+        assert_eq!(new.join().unwrap().unwrap(), "2");
     });
 }
 
