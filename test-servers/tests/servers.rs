@@ -1,9 +1,12 @@
 //! Servers come up, serve, and leave nothing behind.
 
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use database_locks_test_servers::{PgBouncer, Postgres, Server as _};
+use database_locks_test_servers::{PgBouncer, PoolMode, Postgres, Server as _};
 
 /// Generous, because a busy machine may take its time to stop a server.
 fn vanishes(path: &Path) -> bool {
@@ -12,7 +15,7 @@ fn vanishes(path: &Path) -> bool {
         if Instant::now() > deadline {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     true
 }
@@ -42,7 +45,7 @@ fn databases_of_the_shared_server_are_separate_also_through_the_pooler() {
 
 #[test]
 fn a_killed_process_leaves_no_server_behind() {
-    let mut holder = std::process::Command::new(env!("CARGO_BIN_EXE_hold-postgres"))
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_hold-postgres"))
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -50,8 +53,132 @@ fn a_killed_process_leaves_no_server_behind() {
     let stdout = holder.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
     let folder = Path::new(line.trim());
-    assert!(folder.join("data").exists(), "{line}");
+    // The fourth line of this file is the port.
+    let pid_file = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
+    let port: u16 = pid_file.lines().nth(3).unwrap().parse().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(vanishes(folder), "{} is still there", folder.display());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the server is still there");
+}
+
+#[test]
+fn settings_reach_the_server() {
+    let server = Postgres::builder()
+        .setting("default_transaction_isolation", "repeatable read")
+        .start()
+        .unwrap();
+    assert_eq!(server.psql("SHOW default_transaction_isolation").unwrap(), "repeatable read");
+    assert_eq!(server.psql("SHOW listen_addresses").unwrap(), "127.0.0.1");
+    assert!(server.data_dir().join("PG_VERSION").exists());
+}
+
+#[test]
+fn refused_setting_is_an_error_with_the_servers_words() {
+    let message =
+        Postgres::builder().setting("no_such_setting", "1").start().unwrap_err().to_string();
+    assert!(message.contains("no_such_setting"), "{message}");
+}
+
+#[test]
+fn stopped_and_killed_servers_come_back_with_their_data() {
+    let server = Postgres::start().unwrap();
+    let port = server.port();
+    server.psql("CREATE TABLE t AS SELECT 7 AS n").unwrap();
+
+    server.restart().unwrap();
+    assert_eq!(server.psql("SELECT n FROM t").unwrap(), "7");
+
+    server.stop_hard().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert!(server.stop().is_err(), "it is not running");
+    server.start_again().unwrap();
+    assert_eq!(server.psql("SELECT n FROM t").unwrap(), "7");
+    assert_eq!(server.port(), port);
+}
+
+#[test]
+fn paused_server_answers_neither_old_nor_new_connections_until_it_is_resumed() {
+    let server = Postgres::start().unwrap();
+    thread::scope(|scope| {
+        let old = scope.spawn(|| server.psql("SELECT 1 FROM pg_sleep(1)"));
+        let running = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE query LIKE '%pg_sleep(1)%' AND pid <> pg_backend_pid()";
+        while server.psql(running).unwrap() == "0" {
+            assert!(!old.is_finished());
+        }
+        server.pause().unwrap();
+        let new = scope.spawn(|| server.psql("SELECT 2"));
+        // Longer than either would take, were the server not paused.
+        thread::sleep(Duration::from_secs(2));
+        let answered = old.is_finished() || new.is_finished();
+        server.resume().unwrap();
+        assert!(!answered);
+        assert_eq!(old.join().unwrap().unwrap(), "1");
+        assert_eq!(new.join().unwrap().unwrap(), "2");
+    });
+}
+
+#[test]
+fn dropped_server_is_gone_even_while_paused() {
+    let server = Postgres::start().unwrap();
+    let (port, folder) = (server.port(), server.socket_dir().to_owned());
+    server.pause().unwrap();
+    drop(server);
+    assert!(!folder.exists());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn pgbouncer_serves_fresh_databases_and_fresh_roles() {
+    let postgres = Postgres::start().unwrap();
+    let bouncer = PgBouncer::start(&postgres, PoolMode::Transaction).unwrap();
+    let database = bouncer.database().unwrap();
+    assert_ne!(bouncer.port(), postgres.port());
+    database.psql("CREATE ROLE worker LOGIN PASSWORD 'p:w'").unwrap();
+    assert_eq!(database.as_user("worker", "p:w").psql("SELECT current_user").unwrap(), "worker");
+    assert!(database.as_user("worker", "wrong").psql("SELECT 1").is_err());
+    bouncer.restart().unwrap();
+    assert_eq!(database.psql("SELECT current_database()").unwrap(), database.database_name());
+}
+
+#[test]
+fn shared_pgbouncer_pools_transactions() {
+    let database = PgBouncer::shared().unwrap().database().unwrap();
+    // Startup options are refused by a pooler that is left at its defaults.
+    let url = format!("{}?options=-c%20geqo%3Doff", database.url());
+    let message = psql_error(&url);
+    assert!(message.contains("unsupported startup parameter"), "{message}");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_is_checked_against_the_throwaway_authority() {
+    use database_locks_test_servers::Tls;
+
+    let server = Postgres::builder().tls(Tls::Required).start().unwrap();
+    let files = server.tls_files().unwrap();
+    let with = |parameters: &str| format!("{}?{parameters}", server.url());
+    let verified = |ca: &Path| with(&format!("sslmode=verify-full&sslrootcert={}", ca.display()));
+
+    assert_eq!(psql(&verified(files.authority())), Ok("t".to_owned()));
+    let unrelated = psql_error(&verified(files.stranger()));
+    assert!(unrelated.contains("certificate verify failed"), "{unrelated}");
+    let plain = psql_error(&with("sslmode=disable"));
+    assert!(plain.contains("no encryption"), "{plain}");
+}
+
+fn psql(url: &str) -> Result<String, String> {
+    let output = Command::new("psql")
+        .args(["--no-psqlrc", "--tuples-only", "--no-align", "--dbname", url])
+        .args(["--command", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"])
+        .output()
+        .expect("psql starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+fn psql_error(url: &str) -> String {
+    psql(url).expect_err("psql must fail")
 }

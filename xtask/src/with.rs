@@ -1,10 +1,16 @@
 //! A command with a server of its own.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use database_locks_test_servers::{PgBouncer, PoolMode, Postgres};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -34,17 +40,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             execute(&options.command, pooler.url())?
         }
     };
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from))
+    // A shell, too, says 128 and the signal's number of a command that a signal has ended.
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+/// The server outlives the command, whatever signal comes. SIGTERM and SIGHUP are passed on to it;
+/// a Ctrl-C reaches it without us, because it is in the terminal's foreground group as we are.
 fn execute(command: &[String], url: &str) -> Result<ExitStatus> {
     let (program, arguments) = command.split_first().context("there is no command to run")?;
-    Command::new(program)
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let mut child = Command::new(program)
         .args(arguments)
         .env("DATABASE_LOCKS_URL", url)
-        .status()
-        .with_context(|| format!("cannot run {program}"))
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    thread::spawn(move || {
+        for signal in signals.forever().filter(|signal| *signal != SIGINT) {
+            let _ = Signal::try_from(signal).and_then(|signal| kill(pid, signal));
+        }
+    });
+    Ok(child.wait()?)
 }
