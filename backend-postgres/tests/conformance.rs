@@ -29,11 +29,12 @@ mod behind_pgbouncer {
 /// How many connections to the server pgbouncer has for each pair of database and user.
 const POOLERS_CONNECTIONS: usize = 4;
 
-/// What a session is left with: its settings, apart from those that pgbouncer sets for each client
-/// anew, and whatever else of it a later transaction could notice.
+/// What a session is left with: the settings that were made in it, apart from those that pgbouncer
+/// makes for each client anew, and whatever else of it a later transaction could notice.
 const SESSION: &str = "
     select name, setting from pg_settings
-    where name not in ('application_name', 'client_encoding', 'DateStyle', 'IntervalStyle',
+    where source = 'session'
+      and name not in ('application_name', 'client_encoding', 'DateStyle', 'IntervalStyle',
                        'TimeZone', 'standard_conforming_strings')
     union all select 'channels', count(*)::text from pg_listening_channels()
     union all select 'cursors', count(*)::text from pg_cursors where name <> ''
