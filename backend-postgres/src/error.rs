@@ -74,12 +74,7 @@ fn from_server(error: &DbError, place: &str) -> Error {
         "3D000" => {
             (ErrorKind::InvalidOption, format!("{said}: create it, or name another one in the URL"))
         }
-        "25006" => (
-            ErrorKind::Unavailable,
-            format!(
-                "{place} does not take writes, as a standby does not: name all hosts in the URL"
-            ),
-        ),
+        "25006" => (ErrorKind::Unavailable, takes_no_writes(place)),
         "53300" => (
             ErrorKind::Unavailable,
             format!(
@@ -122,6 +117,9 @@ fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
             ErrorKind::Permission,
             format!("logging in to {place} failed{why}; check the password and channel_binding"),
         ),
+        "error connecting to server" if why.contains("does not allow writes") => {
+            (ErrorKind::Unavailable, takes_no_writes(place))
+        }
         said if said.starts_with("error serializing")
             || said.starts_with("error deserializing") =>
         {
@@ -130,6 +128,10 @@ fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
         said => (ErrorKind::Unavailable, format!("{place} cannot be reached ({said}{why})")),
     };
     Error::new(kind, message)
+}
+
+fn takes_no_writes(place: &str) -> String {
+    format!("{place} does not take writes, as a standby does not: name all hosts in the URL")
 }
 
 /// Whether the network failed, rather than TLS itself.

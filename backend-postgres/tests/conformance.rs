@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use database_locks_conformance::{
@@ -9,7 +10,8 @@ use database_locks_conformance::{
 };
 use database_locks_core::LockName;
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
-use database_locks_test_servers::{Database, PgBouncer, Postgres};
+use database_locks_test_servers::{Access, Database, PgBouncer, PoolMode, Postgres, Server};
+use futures_util::future::try_join_all;
 use tokio_postgres::NoTls;
 
 mod direct {
@@ -24,6 +26,24 @@ mod behind_pgbouncer {
     database_locks_conformance::suite!(Pooled);
 }
 
+/// How many connections to the server pgbouncer has for each pair of database and user.
+const POOLERS_CONNECTIONS: usize = 4;
+
+/// What a session is left with: the settings that were made in it, apart from those that pgbouncer
+/// makes for each client anew, and whatever else of it a later transaction could notice.
+const SESSION: &str = "
+    select name, setting from pg_settings
+    where source = 'session'
+      and name not in ('application_name', 'client_encoding', 'DateStyle', 'IntervalStyle',
+                       'TimeZone', 'standard_conforming_strings')
+    union all select 'channels', count(*)::text from pg_listening_channels()
+    union all select 'cursors', count(*)::text from pg_cursors where name <> ''
+    union all select 'prepared statements', count(*)::text from pg_prepared_statements
+    union all select 'advisory locks', count(*)::text from pg_locks
+              where pid = pg_backend_pid() and locktype = 'advisory'
+    union all select 'temporary tables', count(*)::text from pg_class
+              where relnamespace = pg_my_temp_schema()";
+
 /// A database of its own for each case.
 struct Store {
     database: Arc<Database>,
@@ -31,21 +51,71 @@ struct Store {
     url: String,
     table: &'static str,
     schema: Option<&'static str>,
+    /// Below the database, which is dropped while its server still runs.
+    own: Option<Arc<OwnServer>>,
+}
+
+/// A server, and perhaps a pooler in front of it, for one case only.
+struct OwnServer {
+    pooler: Option<PgBouncer>,
+    server: Postgres,
+}
+
+impl OwnServer {
+    fn start(pooled: bool) -> database_locks_test_servers::Result<Self> {
+        let server = Postgres::start()?;
+        let start = || PgBouncer::start(&server, PoolMode::Transaction);
+        Ok(Self { pooler: pooled.then(start).transpose()?, server })
+    }
 }
 
 impl Store {
     fn fresh(pooled: bool) -> Outcome<Self> {
-        let failed = |error: &dyn std::fmt::Display| Stop::failed(format!("{error:#}"));
-        let database =
-            Postgres::shared().and_then(|server| server.database()).map_err(|e| failed(&e))?;
-        let url = if pooled {
-            let pooler = PgBouncer::shared().map_err(|e| failed(&e))?;
-            pooler.in_database(database.database_name()).url().to_owned()
-        } else {
-            database.url().to_owned()
+        let pooler = pooled.then(PgBouncer::shared).transpose().map_err(failed)?;
+        Self::on(Postgres::shared().map_err(failed)?, pooler)
+    }
+
+    fn restartable(pooled: bool) -> Outcome<Self> {
+        let own = OwnServer::start(pooled).map_err(failed)?;
+        let store = Self::on(&own.server, own.pooler.as_deref())?;
+        Ok(Self { own: Some(Arc::new(own)), ..store })
+    }
+
+    fn on(server: &Access, pooler: Option<&Access>) -> Outcome<Self> {
+        let database = server.database().map_err(failed)?;
+        let url = match pooler {
+            Some(pooler) => pooler.in_database(database.database_name()).url().to_owned(),
+            None => database.url().to_owned(),
         };
         let table = PostgresConfig::DEFAULT_TABLE;
-        Ok(Self { database: Arc::new(database), url, table, schema: None })
+        Ok(Self { database: Arc::new(database), url, table, schema: None, own: None })
+    }
+
+    async fn restart(&self) -> Outcome {
+        let Some(own) = self.own.clone() else {
+            return Err(Stop::failed("only a server of the case's own may be restarted"));
+        };
+        tokio::task::spawn_blocking(move || own.server.restart()).await?.map_err(failed)
+    }
+
+    /// Reads the sessions of all connections that the pooler may have, by transactions that are
+    /// open at once, so that each has a connection of its own.
+    async fn pooled_sessions(&self) -> Outcome<BTreeMap<String, String>> {
+        let users = (0..POOLERS_CONNECTIONS).map(|_| connect(&self.url));
+        let users = try_join_all(users).await?;
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for user in &users {
+            user.batch_execute("begin").await?;
+            for row in user.query_typed(SESSION, &[]).await? {
+                found.entry(row.get(0)).or_default().insert(row.get(1));
+            }
+        }
+        // A pooler closes connections whose users leave amid a transaction.
+        for user in &users {
+            user.batch_execute("rollback").await?;
+        }
+        let together = |values: BTreeSet<String>| Vec::from_iter(values).join(" | ");
+        Ok(found.into_iter().map(|(name, values)| (name, together(values))).collect())
     }
 
     fn config(&self) -> Outcome<PostgresConfig> {
@@ -65,9 +135,7 @@ impl Store {
     }
 
     async fn admin(&self) -> Outcome<tokio_postgres::Client> {
-        let (client, connection) = tokio_postgres::connect(self.database.url(), NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(self.database.url()).await
     }
 
     fn without_tables(&self, names: TableNames) -> Self {
@@ -75,7 +143,13 @@ impl Store {
             TableNames::Default => (self.table, Some("other")),
             TableNames::Custom => ("order", Some("Some_Schema")),
         };
-        Self { database: Arc::clone(&self.database), url: self.url.clone(), table, schema }
+        Self {
+            database: Arc::clone(&self.database),
+            url: self.url.clone(),
+            table,
+            schema,
+            own: self.own.clone(),
+        }
     }
 
     async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
@@ -128,6 +202,16 @@ impl Store {
         let count: i64 = self.admin().await?.query_one(sql, &[]).await?.get(0);
         Ok(usize::try_from(count)?)
     }
+}
+
+async fn connect(url: &str) -> Outcome<tokio_postgres::Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn failed(error: impl std::fmt::Display) -> Stop {
+    Stop::failed(format!("{error:#}"))
 }
 
 struct Locked(tokio_postgres::Client);
@@ -185,6 +269,25 @@ macro_rules! harness {
 
             async fn migrate(&self) -> Outcome {
                 self.0.migrate().await
+            }
+
+            async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
+                let store = Store::restartable($pooled)?;
+                store.migrate().await?;
+                Ok(Arc::new(Self(store)))
+            }
+
+            async fn restart(&self) -> Outcome {
+                self.0.restart().await
+            }
+
+            async fn session_settings(&self) -> Outcome<BTreeMap<String, String>> {
+                if $pooled {
+                    self.0.pooled_sessions().await
+                } else {
+                    // The pool of a client is its own, and nobody else gets at its connections.
+                    Err(Stop::lacks("session_settings"))
+                }
             }
         }
     };

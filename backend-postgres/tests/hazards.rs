@@ -446,6 +446,7 @@ async fn read_only_server_is_unavailable_and_its_connection_dropped() {
     let config = store.config_as(&role);
     let error = PostgresBackend::connect(config).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("does not take writes"), "{error}");
 
     let any = store.database.as_user(&role, "secret");
     let any = format!("{}?target_session_attrs=any", any.url());
