@@ -22,11 +22,11 @@ pub(crate) fn is_sessions_fault(error: &tokio_postgres::Error) -> bool {
 /// Whatever did not come from the server left the protocol in an unknown state, and a server that
 /// is a standby, shuts down or ran out of something is better asked anew.
 pub(crate) fn breaks_connection(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        None => true,
-        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => true,
-        Some(code) => ["08", "57P", "58", "XX"].iter().any(|class| code.code().starts_with(class)),
-    }
+    error.as_db_error().is_none_or(|reported| {
+        let code = reported.code().code();
+        is_standbys(reported)
+            || ["08", "57P", "58", "XX"].iter().any(|class| code.starts_with(class))
+    })
 }
 
 /// An error of getting a connection.
@@ -74,7 +74,7 @@ fn from_server(error: &DbError, place: &str) -> Error {
         "3D000" => {
             (ErrorKind::InvalidOption, format!("{said}: create it, or name another one in the URL"))
         }
-        "25006" => (ErrorKind::Unavailable, takes_no_writes(place)),
+        _ if is_standbys(error) => (ErrorKind::Unavailable, takes_no_writes(place)),
         "53300" => (
             ErrorKind::Unavailable,
             format!(
@@ -88,6 +88,18 @@ fn from_server(error: &DbError, place: &str) -> Error {
         code => (ErrorKind::Backend, format!("{place} reported {code}: {said}")),
     };
     Error::new(kind, message)
+}
+
+/// A standby refused a write, or a transaction that is to write.
+///
+/// For the latter it has a code of many meanings, which comes from there for no other setting that
+/// this crate makes. The routine is not translated, unlike the message.
+fn is_standbys(error: &DbError) -> bool {
+    match *error.code() {
+        SqlState::READ_ONLY_SQL_TRANSACTION => true,
+        SqlState::FEATURE_NOT_SUPPORTED => error.routine() == Some("call_bool_check_hook"),
+        _ => false,
+    }
 }
 
 /// Serialization failures, deadlocks, row locks, cancelled statements, lost connections, servers

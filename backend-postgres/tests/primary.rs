@@ -26,21 +26,39 @@ async fn url_of_both_finds_the_primary_and_a_standby_alone_says_what_to_do() {
     for ports in
         [[pair.standby.port, pair.primary.port()], [pair.primary.port(), pair.standby.port]]
     {
-        let backend = pair.connect(&ports).await.unwrap();
+        let backend = pair.connect(&ports, "").await.unwrap();
         backend.migrate().await.unwrap();
         hold(&backend, &claim(&format!("{ports:?}"))).await;
     }
 
-    let error = pair.connect(&[pair.standby.port]).await.unwrap_err();
+    let error = pair.connect(&[pair.standby.port], "").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("does not take writes"), "{error}");
     assert!(error.to_string().contains("name all hosts in the URL"), "{error}");
 }
 
+/// As after a failover behind a pooler, which keeps the client's connection while the server that
+/// it leads to becomes another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn statement_that_reaches_a_standby_is_unavailable_in_each_kind_of_transaction() {
+    let pair = Pair::start();
+    let backend = pair.connect(&[pair.primary.port()], "").await.unwrap();
+    backend.migrate().await.unwrap();
+    pair.replicated().await;
+    let repeatable = "&options=-c%20default_transaction_isolation%3Drepeatable%5C%20read";
+    for options in ["", repeatable] {
+        let parameters = format!("?target_session_attrs=any{options}");
+        let backend = pair.connect(&[pair.standby.port], &parameters).await.unwrap();
+        let error = backend.acquire(&[claim("one")]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{options}: {error}");
+        assert!(error.to_string().contains("does not take writes"), "{options}: {error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lease_that_the_standby_has_is_kept_over_a_failover() {
     let pair = Pair::start();
-    let backend = pair.connect(&[pair.primary.port(), pair.standby.port]).await.unwrap();
+    let backend = pair.connect(&[pair.primary.port(), pair.standby.port], "").await.unwrap();
     backend.migrate().await.unwrap();
     let lease = hold(&backend, &claim("one")).await;
     pair.replicated().await;
@@ -71,11 +89,15 @@ impl Pair {
         Self { standby: Standby::of(&primary), primary }
     }
 
-    /// Connects by a URL that names these ports in this order.
-    async fn connect(&self, ports: &[u16]) -> database_locks_core::Result<PostgresBackend> {
+    /// Connects by a URL that names these ports in this order, and ends in these parameters.
+    async fn connect(
+        &self,
+        ports: &[u16],
+        parameters: &str,
+    ) -> database_locks_core::Result<PostgresBackend> {
         let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let own = format!("127.0.0.1:{}", self.primary.port());
-        let url = self.primary.url().replace(&own, &hosts.join(","));
+        let url = self.primary.url().replace(&own, &hosts.join(",")) + parameters;
         PostgresBackend::connect(PostgresConfig::from_url(&url)?).await
     }
 
