@@ -1,0 +1,134 @@
+//! What the engine does when, on paused time, so that the moments are exact: above all the holder
+//! gives up first, at its deadline, counted from before it asked, whatever the network does.
+
+#![expect(clippy::disallowed_methods, reason = "the runtime's paused clock is what is tested on")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use database_locks_core::ledger::Ledger;
+use database_locks_core::{
+    Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Locks, LossReason,
+    Released, Renewal, Renewed, Result, Verdict, async_trait,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+const TTL: Duration = Duration::from_secs(10);
+const MARGIN: Duration = Duration::from_secs(1);
+/// What the runtime's timers are rounded up to.
+const TICK: Duration = Duration::from_millis(2);
+
+/// One name, on the runtime's clock. Claims take a while, and renewals never end.
+#[derive(Debug)]
+struct Hanging {
+    start: Instant,
+    claims_take: Duration,
+    claims: AtomicU32,
+    ledger: Mutex<Ledger>,
+}
+
+impl Hanging {
+    fn new(claims_take: Duration) -> Self {
+        let start = Instant::now();
+        Self { start, claims_take, claims: AtomicU32::new(0), ledger: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl LockBackend for Hanging {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("hanging")
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        let verdicts = {
+            let mut ledger = self.ledger.lock().unwrap();
+            claims.iter().map(|claim| ledger.acquire(claim, self.start.elapsed(), 1)).collect()
+        };
+        sleep(self.claims_take).await;
+        Ok(verdicts)
+    }
+
+    async fn renew(&self, _: &[Renewal]) -> Result<Vec<Renewed>> {
+        std::future::pending().await
+    }
+
+    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+        let mut ledger = self.ledger.lock().unwrap();
+        Ok(leases.iter().map(|lease| ledger.release(lease, self.start.elapsed()).0).collect())
+    }
+
+    async fn list(&self, _: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn clean_up(&self, _: Duration) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+fn locks(claims_take: Duration) -> (Arc<Hanging>, Locks) {
+    let backend = Arc::new(Hanging::new(claims_take));
+    let locks = Locks::builder().on_current_runtime().build(backend.clone()).unwrap();
+    (backend, locks)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_renewal_does_not_delay_the_loss() {
+    for auto_renew in [true, false] {
+        let (_, locks) = locks(Duration::ZERO);
+        let asked = Instant::now();
+        let request = locks.lock("x").ttl(TTL).margin(MARGIN).auto_renew(auto_renew);
+        let guard = request.acquire().await.unwrap();
+        assert_eq!(guard.lost().await, LossReason::Expired);
+        let after = asked.elapsed();
+        assert!(after >= TTL - MARGIN && after <= TTL - MARGIN + TICK, "{auto_renew}: {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_is_counted_from_before_the_request() {
+    let (_, locks) = locks(Duration::from_secs(3));
+    let asked = Instant::now();
+    let guard = locks.lock("x").ttl(TTL).margin(MARGIN).acquire().await.unwrap();
+    assert_eq!(asked.elapsed().as_secs(), 3);
+    guard.lost().await;
+    let after = asked.elapsed();
+    assert!(after <= TTL - MARGIN + TICK, "{after:?}");
+    assert_eq!(guard.check().unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_dropped_at_the_deadline() {
+    let (_, locks) = locks(Duration::ZERO);
+    let work = locks.lock("x").ttl(TTL).run(async |_| std::future::pending::<()>().await);
+    let error = timeout(TTL, work).await.expect("dropped before the server's expiry").unwrap_err();
+    assert_eq!(error.loss(), Some(LossReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_has_gone_asks_no_more() {
+    let (backend, locks) = locks(Duration::ZERO);
+    let minutes = Duration::from_mins(10);
+    let _held = locks.lock("x").ttl(minutes * 2).acquire().await.unwrap();
+    let waiting = timeout(Duration::from_secs(60), locks.lock("x").acquire());
+    assert!(waiting.await.is_err());
+    let asked = backend.claims.load(Ordering::Relaxed);
+    assert!(asked > 2, "it did ask while it waited");
+    sleep(minutes).await;
+    assert_eq!(backend.claims.load(Ordering::Relaxed), asked);
+}
+
+#[test]
+fn futures_of_the_interface_are_send() {
+    fn send<T: Send>(_: T) {}
+    let locks = Locks::new(Hanging::new(Duration::ZERO));
+    send(locks.lock("x").acquire());
+    send(locks.lock("x").try_acquire());
+    send(locks.lock("x").run(async |lease| sleep(lease.remaining().unwrap_or_default()).await));
+    send(locks.list(""));
+    send(locks.clean_up(TTL));
+    send(locks.shutdown());
+}
