@@ -252,6 +252,8 @@ pub enum LossReason {
     Deleted,
     /// This process shut its locks down.
     Shutdown,
+    /// Its own holder released it: what a view of the lease reports that outlives its guard.
+    Released,
 }
 
 impl fmt::Display for LossReason {
@@ -263,6 +265,7 @@ impl fmt::Display for LossReason {
             Self::Forced => "it was released by force",
             Self::Deleted => "the lock's row was deleted from the database",
             Self::Shutdown => "the locks of this process were shut down",
+            Self::Released => "its holder released it",
         })
     }
 }

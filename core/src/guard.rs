@@ -109,8 +109,9 @@ impl Guard {
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the database could not be told
     /// before the lease ran out.
     pub async fn release(self) -> Result<()> {
+        let lease = self.lease();
         match self.0.release() {
-            Some(released) => released.await.unwrap_or(Ok(())),
+            Some(released) => released.await.unwrap_or_else(|_| lease.check()),
             None => Ok(()),
         }
     }

@@ -94,8 +94,9 @@ impl LockRequest {
     }
 
     /// Names the owner, up to 255 bytes. Two requests of one explicit owner do not exclude each
-    /// other: from the same [`Locks`](crate::Locks) the second joins the live lease (one token;
-    /// released with the last guard), from elsewhere it supersedes it.
+    /// other: from the same [`Locks`](crate::Locks), and for the same share, the second joins the
+    /// live lease (one token, the first one's options; released with the last guard), from elsewhere
+    /// it supersedes it.
     pub fn owner(mut self, owner: impl AsRef<str>) -> Self {
         self.owner = Owner::explicit(owner);
         self
@@ -153,8 +154,9 @@ impl LockRequest {
         if self.timeout == Some(Duration::ZERO) {
             self.retry = Retry::Never;
         }
+        let timeout = self.timeout;
         let (engine, request) = self.into_request()?;
-        let (name, timeout) = (request.claim.name.clone(), request.timeout);
+        let name = request.claim.name.clone();
         match engine.request(request).await? {
             Some(hold) => Ok(Guard::new(hold)),
             None => Err(Error::new(
@@ -256,7 +258,13 @@ impl LockRequest {
                 terms,
                 retry: self.retry,
                 // Who asks once waits for no holder, though for an answer.
-                timeout: if asks_once { Some(self.engine.request_timeout()) } else { self.timeout },
+                timeout: if asks_once {
+                    let longest = self.engine.request_timeout();
+                    let chosen = self.timeout.filter(|timeout| !timeout.is_zero());
+                    Some(chosen.map_or(longest, |timeout| timeout.min(longest)))
+                } else {
+                    self.timeout
+                },
                 on_wait: self.on_wait,
                 on_lost: self.on_lost,
                 reply: None,

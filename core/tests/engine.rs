@@ -44,7 +44,7 @@ impl LockBackend for Hanging {
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
         self.claims.fetch_add(1, Ordering::Relaxed);
         let verdicts = {
-            let mut ledger = self.ledger.lock().unwrap();
+            let mut ledger = self.ledger.lock().expect("nobody panics");
             claims.iter().map(|claim| ledger.acquire(claim, self.start.elapsed(), 1)).collect()
         };
         sleep(self.claims_take).await;
@@ -56,7 +56,7 @@ impl LockBackend for Hanging {
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        let mut ledger = self.ledger.lock().unwrap();
+        let mut ledger = self.ledger.lock().expect("nobody panics");
         Ok(leases.iter().map(|lease| ledger.release(lease, self.start.elapsed()).0).collect())
     }
 
@@ -71,7 +71,7 @@ impl LockBackend for Hanging {
 
 fn locks(claims_take: Duration) -> (Arc<Hanging>, Locks) {
     let backend = Arc::new(Hanging::new(claims_take));
-    let locks = Locks::builder().on_current_runtime().build(backend.clone()).unwrap();
+    let locks = Locks::builder().on_current_runtime().build(backend.clone()).expect("a runtime");
     (backend, locks)
 }
 

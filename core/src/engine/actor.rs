@@ -307,7 +307,10 @@ impl Actor {
         let hold = Hold::new(lease, self.ended_sender.clone());
         if claim.owner.is_explicit() && request.reply.is_some() {
             let key = (name.clone(), claim.owner.label().into());
-            self.owned.insert(key, hold.downgrade());
+            // A lease of another share cannot be joined: the server has ended it.
+            if let Some(old) = self.owned.insert(key, hold.downgrade()).and_then(|w| w.upgrade()) {
+                old.lease().apply(Event::Gone(LossReason::Superseded));
+            }
             let owned = &self.owned;
             for (other, hold) in self.waiting.joining(&name, &|request| join(owned, request)) {
                 other.fulfil(hold);

@@ -23,6 +23,8 @@ pub(crate) struct Heartbeat {
     leases: HashMap<Attempt, Lease>,
     agenda: Agenda<Due>,
     lane: Lane<Attempt>,
+    /// How many batches in a row have failed.
+    failures: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,7 @@ impl Heartbeat {
             leases: HashMap::new(),
             agenda: Agenda::new(),
             lane: Lane::new(MAX_IN_FLIGHT, max_batch),
+            failures: 0,
         }
     }
 
@@ -74,6 +77,7 @@ impl Heartbeat {
             let state = lease.look();
             if state.is_over() {
                 self.agenda.cancel(Due::Renewal(attempt));
+                self.agenda.cancel(Due::Deadline(attempt));
                 if let Phase::Lost(reason) = state.phase {
                     tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
                 }
@@ -107,13 +111,16 @@ impl Heartbeat {
                 continue;
             }
             // A batch that hangs delays all others, so it has the time that the lease with the
-            // shortest TTL of all can spare.
+            // shortest TTL of all can spare; more after a failure, lest one lease whose TTL is
+            // shorter than the network is slow take all others along.
             departure.time = self
                 .leases
                 .values()
+                .filter(|lease| lease.terms().renew_every.is_some() && !lease.look().is_over())
                 .filter_map(|lease| lease.terms().ttl.duration())
                 .min()
-                .map_or(Duration::MAX, |ttl| (ttl / 3).max(LEAST_TIME));
+                .map_or(Duration::MAX, |ttl| (ttl / 3).max(LEAST_TIME))
+                .saturating_mul(1 << self.failures.min(10));
             return Some(departure);
         }
     }
@@ -127,8 +134,12 @@ impl Heartbeat {
     ) {
         self.lane.landed(&departure.names);
         let answers = match answer {
-            Ok(answers) => answers,
+            Ok(answers) => {
+                self.failures = 0;
+                answers
+            }
             Err(error) => {
+                self.failures = self.failures.saturating_add(1);
                 tracing::warn!(
                     leases = departure.renewals.len(), %error, "a renewal failed, will try again"
                 );

@@ -72,7 +72,8 @@ impl<I> Lane<I> {
             }
             let alone = queue.front().is_some_and(|q| q.company == Company::Alone);
             if alone && !names.is_empty() {
-                continue;
+                // The next batch begins with it.
+                break;
             }
             names.push(name.clone());
             if alone || names.len() == self.max_batch {
@@ -186,6 +187,6 @@ mod tests {
         while let Some(batch) = lane.depart() {
             batches.push(names(&batch).join(""));
         }
-        assert_eq!(batches, ["ac", "d", "b"]);
+        assert_eq!(batches, ["a", "b", "c", "d"]);
     }
 }

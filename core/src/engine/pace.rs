@@ -30,6 +30,9 @@ const AFTER_ERROR: (Duration, Duration) = (Duration::from_millis(50), Duration::
 /// How old a waiter's mark becomes before it is written again.
 const MARK_AGE: Duration = Duration::from_secs(2);
 
+/// The longest pause between asks that a mark bridges.
+const LONGEST_MARK: Duration = Duration::from_hours(1);
+
 /// What the pace of a process depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
@@ -66,9 +69,18 @@ impl Pace {
     }
 
     /// How long a waiter's mark is to live, if it has to be written now.
-    pub(crate) fn mark(self, marked_at: Option<Duration>, now: Duration) -> Option<Duration> {
+    pub(crate) fn mark(
+        self,
+        retry: Retry,
+        marked_at: Option<Duration>,
+        now: Duration,
+    ) -> Option<Duration> {
         let due = marked_at.is_none_or(|at| now.saturating_sub(at) >= MARK_AGE);
-        due.then(|| MARK_AGE.max(self.slowest()).mul_f64(2.5))
+        let pause = match retry {
+            Retry::Every(interval) => interval.min(LONGEST_MARK),
+            Retry::Adaptive | Retry::Never => self.slowest(),
+        };
+        due.then(|| MARK_AGE.max(pause).mul_f64(2.5))
     }
 
     fn slowest(self) -> Duration {
@@ -130,10 +142,10 @@ mod tests {
     #[test]
     fn a_mark_outlives_the_next_ask() {
         for pace in [Pace { listening: true, names: 1 }, Pace { listening: false, names: 9_000 }] {
-            let mark = pace.mark(None, NOW).unwrap();
+            let mark = pace.mark(Retry::Adaptive, None, NOW).unwrap();
             assert!(mark > delay(pace, 20, None) + MARK_AGE / 2);
-            assert_eq!(pace.mark(Some(NOW), NOW + MARK_AGE / 2), None);
-            assert!(pace.mark(Some(NOW), NOW + MARK_AGE).is_some());
+            assert_eq!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE / 2), None);
+            assert!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE).is_some());
         }
     }
 }

@@ -103,8 +103,16 @@ impl Releases {
             let outcome = match answer {
                 Ok(Released::Freed) => Ok(()),
                 // An earlier try was heard, and only its answer was lost.
-                Ok(Released::Lost(LossReason::Forced)) if pending.failures > 0 => Ok(()),
+                Ok(Released::Lost(LossReason::Forced | LossReason::Taken))
+                    if pending.failures > 0 && now < pending.until =>
+                {
+                    Ok(())
+                }
                 Ok(Released::Lost(reason)) => Err(Error::lost(reason)),
+                Ok(Released::Skipped) if now >= pending.until => Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the release did not get through: somebody keeps the lock's row locked",
+                )),
                 Ok(Released::Skipped) => {
                     self.agenda.set(attempt, now.saturating_add(SKIPPED));
                     continue;

@@ -39,12 +39,11 @@ pub(crate) struct Request {
 impl Request {
     /// Gives the lease to whoever asked for it. If they have gone, it is released.
     pub(crate) fn fulfil(self, hold: Hold) {
+        let Some(reply) = self.reply else { return };
         if let Some(on_lost) = self.on_lost {
             hold.lease().on_lost(on_lost);
         }
-        if let Some(reply) = self.reply {
-            let _ = reply.send(Ok(Some(hold)));
-        }
+        let _ = reply.send(Ok(Some(hold)));
     }
 }
 

@@ -5,6 +5,7 @@
 //! out, verdicts in, grants out.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::backend::{Busy, Claim, Verdict};
@@ -164,13 +165,7 @@ impl WaitingRoom {
                     };
                     self.ask(id, company);
                 }
-                Due::GiveUp(id) => {
-                    let backend = self.backend;
-                    let why = self.pending.get(&id).map(|p| p.why_not(backend, now));
-                    if let (Some(reply), Some(why)) = (self.dismiss(id, now), why) {
-                        let _ = reply.send(Err(why));
-                    }
-                }
+                Due::GiveUp(id) => self.give_up(id, now),
             }
         }
     }
@@ -242,7 +237,8 @@ impl WaitingRoom {
                 Ok(Verdict::Busy(busy)) => self.busy(*id, busy, again, now, jitter()),
                 Ok(Verdict::CapacityMismatch(capacity)) => {
                     let error = pending.mismatch(capacity, self.backend);
-                    self.refuse(*id, error);
+                    pending.unsure = false;
+                    self.refuse(*id, error, now);
                 }
                 Ok(Verdict::Ended) => {
                     // The lease was granted, unheard of, and has ended since: begin anew.
@@ -271,7 +267,7 @@ impl WaitingRoom {
         ids.into_iter()
             .filter_map(|id| {
                 let pending = self.pending.get(&id)?;
-                if pending.unsure || pending.stage != Stage::Idle {
+                if pending.stage != Stage::Idle {
                     return None;
                 }
                 let hold = join(&pending.request)?;
@@ -302,9 +298,8 @@ impl WaitingRoom {
     ) -> Option<Claim> {
         let pace = self.pace();
         let pending = self.pending.get_mut(&id)?;
-        if !pending.unsure
-            && let Some(hold) = join(&pending.request)
-        {
+        // A lease that it can join is younger than its own last ask, so that it holds no other.
+        if let Some(hold) = join(&pending.request) {
             let request = self.remove(id)?;
             request.fulfil(hold);
             return None;
@@ -312,7 +307,7 @@ impl WaitingRoom {
         pending.stage = Stage::InFlight { since: now };
         let mut claim = pending.request.claim.clone();
         if pending.request.retry != Retry::Never && pending.request.reply.is_some() {
-            claim.mark = pace.mark(pending.marked_at, now);
+            claim.mark = pace.mark(pending.request.retry, pending.marked_at, now);
             if claim.mark.is_some() {
                 pending.marked_at = Some(now);
             }
@@ -339,7 +334,10 @@ impl WaitingRoom {
         if pending.request.reply.is_some()
             && let Some(on_wait) = &mut pending.request.on_wait
         {
-            on_wait(&busy);
+            // A panic of the user's must not end the engine.
+            if catch_unwind(AssertUnwindSafe(|| on_wait(&busy))).is_err() {
+                pending.request.on_wait = None;
+            }
         }
         let next = pace.next_ask(pending.request.retry, pending.asks, &busy, now, jitter);
         pending.asks = pending.asks.saturating_add(1);
@@ -354,7 +352,7 @@ impl WaitingRoom {
     fn failed(&mut self, id: RequestId, error: Error, alone: bool, now: Duration, jitter: f64) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         if !error.is_retryable() && alone {
-            return self.refuse(id, error);
+            return self.refuse(id, error, now);
         }
         if error.is_retryable() {
             tracing::warn!(
@@ -373,21 +371,44 @@ impl WaitingRoom {
         }
     }
 
-    fn refuse(&mut self, id: RequestId, error: Error) {
-        let Some(request) = self.remove(id) else { return };
-        if let Some(reply) = request.reply {
-            let _ = reply.send(Err(error.with_lock(&request.claim.name)));
+    fn refuse(&mut self, id: RequestId, error: Error, now: Duration) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let name = pending.request.claim.name.clone();
+        match self.dismiss(id, now) {
+            Some(reply) => {
+                let _ = reply.send(Err(error.with_lock(&name)));
+            }
+            None => {
+                self.remove(id);
+            }
         }
+    }
+
+    fn give_up(&mut self, id: RequestId, now: Duration) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let why = pending.why_not(self.backend, now);
+        if let Some(reply) = self.dismiss(id, now) {
+            let _ = reply.send(Err(why));
+        } else if self.is_in_flight(id) {
+            // What is under way is waited for: it may be a grant.
+            self.agenda.set(Due::GiveUp(id), now.saturating_add(SILENCE));
+        } else {
+            self.remove(id);
+        }
+    }
+
+    fn is_in_flight(&self, id: RequestId) -> bool {
+        self.pending.get(&id).is_some_and(|p| matches!(p.stage, Stage::InFlight { .. }))
     }
 
     /// Takes a request out, unless its outcome is unknown: then it stays, without its caller, to
     /// be settled, and what it may be granted is released.
     fn dismiss(&mut self, id: RequestId, now: Duration) -> Option<Reply> {
         let pending = self.pending.get_mut(&id)?;
-        let reply = pending.request.reply.take();
-        let first = reply.is_some();
+        // Whoever was told already is being settled already.
+        let reply = pending.request.reply.take()?;
         let in_flight = matches!(pending.stage, Stage::InFlight { .. });
-        if first && (in_flight || pending.unsure) {
+        if in_flight || pending.unsure {
             let ttl = pending.request.claim.ttl.duration().unwrap_or(LONGEST_SETTLING);
             let until = now.saturating_add(ttl.min(LONGEST_SETTLING));
             let name = pending.request.claim.name.clone();
@@ -399,7 +420,7 @@ impl WaitingRoom {
         } else {
             self.remove(id);
         }
-        reply
+        Some(reply)
     }
 
     fn remove(&mut self, id: RequestId) -> Option<Request> {
@@ -460,7 +481,7 @@ impl Pending {
                 format!("the database could not be asked within the timeout: {error}"),
             )
             .with_source(error.clone()),
-            _ if silent => Error::new(
+            _ if silent || self.request.retry == Retry::Never => Error::new(
                 ErrorKind::Unavailable,
                 "the database did not answer within the timeout: check that it is reachable",
             ),

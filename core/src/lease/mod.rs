@@ -3,6 +3,7 @@
 pub(crate) mod state;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -79,11 +80,13 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) once the lease is lost or past its deadline.
+    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) once the lease is lost, past its deadline, or
+    /// released.
     pub fn check(&self) -> Result<()> {
         match self.look().phase {
+            Phase::Held | Phase::Unknown => Ok(()),
             Phase::Lost(reason) => Err(Error::lost(reason).with_lock(self.name())),
-            Phase::Held | Phase::Unknown | Phase::Released => Ok(()),
+            Phase::Released => Err(Error::lost(LossReason::Released).with_lock(self.name())),
         }
     }
 
@@ -162,7 +165,8 @@ impl Lease {
         let spawned =
             thread::Builder::new().name("database-locks-on-lost".to_owned()).spawn(move || {
                 for callback in callbacks {
-                    callback(reason);
+                    // One that panics must not keep the others from hearing.
+                    let _ = catch_unwind(AssertUnwindSafe(|| callback(reason)));
                 }
             });
         if let Err(error) = spawned {
