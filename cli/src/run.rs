@@ -99,6 +99,7 @@ async fn obtain(
     });
     let mut waiting = Waiting::new(arguments.name.clone());
     let mut refresh = interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let obtained = loop {
         tokio::select! {
             biased;

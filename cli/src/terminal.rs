@@ -79,9 +79,12 @@ pub(crate) fn signal_own_job(signal: Signal) {
     let _ = killpg(Pid::from_raw(0), signal);
 }
 
-/// How many columns standard error has, where it is a terminal.
+/// How many columns standard error has, where it is a terminal whose current line is ours to
+/// rewrite: while our job is in the background, that is the line somebody types on.
 pub(crate) fn columns_of_stderr() -> Option<usize> {
-    tcgetwinsize(std::io::stderr()).ok().map(|size| match size.ws_col {
+    let size = tcgetwinsize(std::io::stderr()).ok()?;
+    let in_the_background = tcgetpgrp(std::io::stderr()).is_ok_and(|front| front != getpgrp());
+    (!in_the_background).then_some(match size.ws_col {
         0 => 80,
         columns => usize::from(columns),
     })

@@ -1,5 +1,5 @@
 //! What a waiting `dblock run` shows: one line that is kept up to date on a terminal, and a line
-//! in the log for each holder elsewhere.
+//! in the log for each holder elsewhere, or in the background.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
