@@ -5,8 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::backend::LossReason;
-use crate::name::LockName;
+use crate::loss::LossReason;
 
 /// What every fallible call of this library returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,7 +66,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     loss: Option<LossReason>,
-    lock: Option<LockName>,
+    lock: Option<Arc<str>>,
     backend: Option<&'static str>,
     operation: Option<&'static str>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -97,8 +96,8 @@ impl Error {
 
     /// Names the lock that the error is about.
     #[must_use]
-    pub fn with_lock(mut self, name: &LockName) -> Self {
-        self.0.lock.get_or_insert_with(|| name.clone());
+    pub fn with_lock(mut self, name: impl AsRef<str>) -> Self {
+        self.0.lock.get_or_insert_with(|| name.as_ref().into());
         self
     }
 
@@ -137,8 +136,8 @@ impl Error {
 
     /// The lock that the error is about, where it is about one.
     #[must_use]
-    pub fn lock(&self) -> Option<&LockName> {
-        self.0.lock.as_ref()
+    pub fn lock(&self) -> Option<&str> {
+        self.0.lock.as_deref()
     }
 
     /// The backend that the error comes from, where it comes from one.
@@ -167,7 +166,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(lock) = &self.0.lock {
-            write!(f, "lock {:?}: ", lock.as_str())?;
+            write!(f, "lock {lock:?}: ")?;
         }
         match (self.0.backend, self.0.operation) {
             (Some(backend), Some(operation)) => write!(f, "{backend} {operation}: ")?,
@@ -210,9 +209,8 @@ mod tests {
 
     #[test]
     fn message_names_lock_backend_and_operation() {
-        let name = LockName::new("nightly").unwrap();
         let error = Error::new(ErrorKind::Unavailable, "the connection was cut")
-            .with_lock(&name)
+            .with_lock("nightly")
             .with_backend("postgres")
             .with_operation("acquire");
         assert_eq!(

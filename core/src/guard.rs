@@ -4,11 +4,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::backend::LossReason;
 use crate::engine::hold::Hold;
 use crate::error::Result;
 use crate::identity::Token;
 use crate::lease::Lease;
+use crate::loss::LossReason;
 use crate::name::LockName;
 
 /// A lock that is held. It is renewed in the background until this guard is released or dropped.

@@ -10,8 +10,9 @@
 use std::time::Duration;
 
 use crate::backend::Verdict;
-use crate::backend::{Busy, Claim, Holder, LeaseInfo, LossReason, Released, Renewal, Renewed};
+use crate::backend::{Busy, Claim, Holder, LeaseInfo, Released, Renewal, Renewed};
 use crate::identity::{Attempt, LeaseId, Token};
+use crate::loss::LossReason;
 use crate::name::LockName;
 use crate::owner::Owner;
 use crate::share::Share;

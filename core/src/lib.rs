@@ -22,6 +22,7 @@ pub mod clock;
 pub mod error;
 pub mod identity;
 pub mod ledger;
+pub mod loss;
 pub mod name;
 pub mod owner;
 pub mod share;
@@ -29,8 +30,8 @@ pub mod ttl;
 
 pub use async_trait::async_trait;
 pub use backend::{
-    Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, LossReason, Released,
-    Renewal, Renewed, Verdict, Wakeup, Wakeups,
+    Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, Released, Renewal,
+    Renewed, Verdict, Wakeup, Wakeups,
 };
 pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};
@@ -39,6 +40,7 @@ pub use identity::{Attempt, LeaseId, Token};
 pub use lease::Lease;
 pub use lock::LockRequest;
 pub use locks::{Locks, LocksBuilder};
+pub use loss::LossReason;
 pub use name::LockName;
 pub use owner::Owner;
 pub use rwlock::RwLock;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Busy, Claim, LossReason};
+use crate::backend::{Busy, Claim};
 use crate::engine::Engine;
 use crate::engine::pace::Retry;
 use crate::engine::request::{OnWait, Request};
@@ -13,10 +13,39 @@ use crate::guard::Guard;
 use crate::identity::Attempt;
 use crate::lease::state::Terms;
 use crate::lease::{Lease, OnLost};
+use crate::loss::LossReason;
 use crate::name::LockName;
 use crate::owner::Owner;
 use crate::share::Share;
 use crate::ttl::Ttl;
+
+/// Makes requests that share an engine and defaults.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) ttl: Ttl,
+    pub(crate) owner: Owner,
+}
+
+impl Requests {
+    pub(crate) fn request(&self, name: Result<LockName>, share: Result<Share>) -> LockRequest {
+        LockRequest {
+            engine: Arc::clone(&self.engine),
+            name,
+            share,
+            owner: Ok(self.owner.clone()),
+            ttl: Ok(self.ttl),
+            margin: None,
+            renew_before: None,
+            auto_renew: true,
+            grace: Duration::ZERO,
+            timeout: None,
+            retry: Retry::default(),
+            on_wait: None,
+            on_lost: None,
+        }
+    }
+}
 
 /// A request for a lock, made by [`Locks::lock`](crate::Locks::lock),
 /// [`RwLock`](crate::RwLock) or [`Semaphore`](crate::Semaphore).
@@ -41,30 +70,6 @@ pub struct LockRequest {
 }
 
 impl LockRequest {
-    pub(crate) fn new(
-        engine: Arc<Engine>,
-        name: Result<LockName>,
-        share: Result<Share>,
-        owner: Owner,
-        ttl: Ttl,
-    ) -> Self {
-        Self {
-            engine,
-            name,
-            share,
-            owner: Ok(owner),
-            ttl: Ok(ttl),
-            margin: None,
-            renew_before: None,
-            auto_renew: true,
-            grace: Duration::ZERO,
-            timeout: None,
-            retry: Retry::default(),
-            on_wait: None,
-            on_lost: None,
-        }
-    }
-
     /// Waits for at most this long. Without it, a request waits for as long as it takes, also
     /// through an outage of the database.
     pub fn timeout(mut self, timeout: Duration) -> Self {

@@ -8,7 +8,7 @@ use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Released};
 use crate::engine::{Engine, Home};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::LeaseId;
-use crate::lock::LockRequest;
+use crate::lock::{LockRequest, Requests};
 use crate::name::LockName;
 use crate::owner::Owner;
 use crate::rwlock::RwLock;
@@ -29,9 +29,7 @@ use crate::ttl::Ttl;
 /// - [`semaphore`](Self::semaphore): up to a number of permits at a time.
 #[derive(Debug, Clone)]
 pub struct Locks {
-    engine: Arc<Engine>,
-    ttl: Ttl,
-    owner: Owner,
+    requests: Requests,
 }
 
 impl Locks {
@@ -55,17 +53,17 @@ impl Locks {
 
     /// A lock that one can hold at a time.
     pub fn lock(&self, name: impl AsRef<str>) -> LockRequest {
-        self.request(LockName::new(name), Ok(Share::ALL))
+        self.requests.request(LockName::new(name), Ok(Share::ALL))
     }
 
     /// A lock that many readers or one writer can hold.
     pub fn rwlock(&self, name: impl AsRef<str>) -> RwLock {
-        RwLock::new(self.clone(), LockName::new(name))
+        RwLock::new(self.requests.clone(), LockName::new(name))
     }
 
     /// A lock that has `capacity` permits.
     pub fn semaphore(&self, name: impl AsRef<str>, capacity: u32) -> Semaphore {
-        Semaphore::new(self.clone(), LockName::new(name), capacity)
+        Semaphore::new(self.requests.clone(), LockName::new(name), capacity)
     }
 
     /// All live leases whose names start with `prefix`, by name.
@@ -93,7 +91,7 @@ impl Locks {
     ///
     /// What the database reports.
     pub async fn list_page(&self, query: ListQuery) -> Result<Vec<LeaseInfo>> {
-        self.engine.call("list", |backend| async move { backend.list(&query).await }).await
+        self.requests.engine.call("list", |backend| async move { backend.list(&query).await }).await
     }
 
     /// Ends exactly this lease, as [`list`](Self::list) named it, whoever holds it; it cannot hit
@@ -104,7 +102,8 @@ impl Locks {
     /// What the database reports, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.
     pub async fn force_release(&self, lease: &LeaseId) -> Result<bool> {
         let leases = [lease.clone()];
-        self.engine
+        self.requests
+            .engine
             .call("force_release", |backend| async move {
                 loop {
                     match backend.release(&leases).await?.first() {
@@ -129,6 +128,7 @@ impl Locks {
         let mut all = 0;
         loop {
             let some = self
+                .requests
                 .engine
                 .call("clean_up", move |b| async move { b.clean_up(idle).await })
                 .await?;
@@ -143,17 +143,13 @@ impl Locks {
     /// an error; leases that are still held are released, and their holders learn
     /// [`LossReason::Shutdown`](crate::LossReason::Shutdown).
     pub async fn shutdown(&self) {
-        self.engine.shutdown().await;
+        self.requests.engine.shutdown().await;
     }
 
     /// What the backend is and can do.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.engine.backend().capabilities()
-    }
-
-    pub(crate) fn request(&self, name: Result<LockName>, share: Result<Share>) -> LockRequest {
-        LockRequest::new(Arc::clone(&self.engine), name, share, self.owner.clone(), self.ttl)
+        self.requests.engine.backend().capabilities()
     }
 }
 
@@ -244,6 +240,6 @@ impl LocksBuilder {
 
     fn start(self, home: Home, backend: Arc<dyn LockBackend>) -> Result<Locks> {
         let engine = Arc::new(Engine::start(home, backend, self.request_timeout));
-        Ok(Locks { engine, ttl: self.ttl?, owner: self.owner })
+        Ok(Locks { requests: Requests { engine, ttl: self.ttl?, owner: self.owner } })
     }
 }

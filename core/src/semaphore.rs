@@ -1,30 +1,29 @@
 //! A number of permits, shared by everybody.
 
 use crate::error::Result;
-use crate::lock::LockRequest;
-use crate::locks::Locks;
+use crate::lock::{LockRequest, Requests};
 use crate::name::LockName;
 use crate::share::Share;
 
-/// A semaphore, made by [`Locks::semaphore`].
+/// A semaphore, made by [`Locks::semaphore`](crate::Locks::semaphore).
 ///
 /// All who use a name at one time must give the same capacity: another is refused with
 /// [`ErrorKind::CapacityMismatch`](crate::ErrorKind::CapacityMismatch) while permits are held.
 #[derive(Debug, Clone)]
 #[must_use = "choose how many permits()"]
 pub struct Semaphore {
-    locks: Locks,
+    requests: Requests,
     name: Result<LockName>,
     capacity: u32,
 }
 
 impl Semaphore {
-    pub(crate) fn new(locks: Locks, name: Result<LockName>, capacity: u32) -> Self {
-        Self { locks, name, capacity }
+    pub(crate) fn new(requests: Requests, name: Result<LockName>, capacity: u32) -> Self {
+        Self { requests, name, capacity }
     }
 
     /// Asks for `permits` of the capacity, at least one.
     pub fn permits(&self, permits: u32) -> LockRequest {
-        self.locks.request(self.name.clone(), Share::new(permits, self.capacity))
+        self.requests.request(self.name.clone(), Share::new(permits, self.capacity))
     }
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::backend::{LockBackend, LossReason, Released, Renewed, Verdict, Wakeup};
+use crate::backend::{LockBackend, Released, Renewed, Verdict, Wakeup};
 use crate::clock::Clock;
 use crate::engine::heartbeat::{self, Heartbeat};
 use crate::engine::hints;
@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::identity::LeaseId;
 use crate::lease::Lease;
 use crate::lease::state::{Event, Phase};
+use crate::loss::LossReason;
 use crate::name::LockName;
 
 /// How many batches of releases may be in flight.

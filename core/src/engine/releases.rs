@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::backend::{LossReason, Released};
+use crate::backend::Released;
 use crate::engine::agenda::Agenda;
 use crate::engine::lane::{Company, Lane};
 use crate::engine::pace::Pace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Attempt, LeaseId};
+use crate::loss::LossReason;
 use crate::name::LockName;
 
 /// How soon to ask again where somebody has locked the row.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::LossReason;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::identity::{LeaseId, Token};
+use crate::loss::LossReason;
 use crate::name::LockName;
 
 use self::state::{Event, Phase, State, Terms};

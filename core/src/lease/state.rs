@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::backend::LossReason;
 use crate::error::{Error, ErrorKind, Result};
+use crate::loss::LossReason;
 use crate::ttl::Ttl;
 
 /// What a lease was asked for with, as far as its life depends on it.
