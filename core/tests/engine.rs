@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Locks, LossReason,
-    Released, Renewal, Renewed, Result, Verdict, async_trait,
+    Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Locks,
+    LossReason, Released, Renewal, Renewed, Result, Ttl, Verdict, async_trait,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,6 +32,13 @@ impl Hanging {
     fn new(claims_take: Duration) -> Self {
         let start = Instant::now();
         Self { start, claims_take, claims: AtomicU32::new(0), ledger: Mutex::default() }
+    }
+
+    /// How many leases live.
+    fn held(&self) -> usize {
+        let name = LockName::new("x").expect("a name");
+        let ledger = self.ledger.lock().expect("nobody panics");
+        ledger.list(&name, self.start.elapsed()).len()
     }
 }
 
@@ -119,6 +126,50 @@ async fn a_waiter_that_has_gone_asks_no_more() {
     assert!(asked > 2, "it did ask while it waited");
     sleep(minutes).await;
     assert_eq!(backend.claims.load(Ordering::Relaxed), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_comes_after_the_timeout_is_released() {
+    let (backend, locks) = locks(Duration::from_secs(3));
+    let request = locks.lock("x").ttl(Ttl::Infinite).timeout(Duration::from_secs(2));
+    let error = request.acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "it was not answered: {error}");
+    assert_eq!(backend.held(), 1, "the server has granted it");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(backend.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_twice_leaves_no_lease_behind() {
+    let (backend, locks) = locks(Duration::from_secs(3));
+    let request = locks.lock("x").ttl(Ttl::Infinite);
+    let asking = tokio::spawn(request.acquire());
+    sleep(Duration::from_secs(1)).await;
+    tokio::join!(locks.shutdown(), locks.shutdown());
+    assert!(asking.await.unwrap().is_err());
+    assert_eq!(backend.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_users_does_not_end_the_engine() {
+    let (_, locks) = locks(Duration::ZERO);
+    let held = locks.lock("x").acquire().await.unwrap();
+    let request = locks.lock("x").on_wait(|_| panic!("the user's"));
+    let waiting = tokio::spawn(request.acquire());
+    sleep(Duration::from_secs(1)).await;
+    held.check().unwrap();
+    held.release().await.unwrap();
+    waiting.await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_outlives_its_guard_is_no_lock() {
+    let (_, locks) = locks(Duration::ZERO);
+    let guard = locks.lock("x").acquire().await.unwrap();
+    let lease = guard.lease();
+    lease.check().unwrap();
+    guard.release().await.unwrap();
+    assert_eq!(lease.check().unwrap_err().loss(), Some(LossReason::Released));
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! A database that goes away in the middle of a wait.
+
+use std::time::Duration;
+
+use database_locks::{Connect, ErrorKind, Locks, Ttl, migrate};
+use database_locks_test_servers::{Postgres, Server as _};
+
+/// Generous: it only has to end on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn holder_and_waiter(server: &Postgres) -> (Locks, Locks) {
+    let connected = "a server that was just started answers";
+    migrate(server.url()).await.expect(connected);
+    let here = Locks::connect(server.url()).await.expect(connected);
+    (here, Locks::connect(server.url()).await.expect(connected))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_returns_is_waited_for() {
+    let server = Postgres::start().unwrap();
+    let (here, there) = holder_and_waiter(&server).await;
+    // Longer than the outage, so that the lease outlives it.
+    let ttl = Ttl::new(PATIENCE * 2).unwrap();
+    let guard = here.lock("x").ttl(ttl).acquire().await.unwrap();
+    let (told, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let request = there.lock("x").timeout(PATIENCE).on_wait(move |_| {
+        let _ = told.send(());
+    });
+    let waiting = tokio::spawn(async move { request.acquire().await });
+    waits.recv().await.unwrap();
+
+    server.stop_hard().unwrap();
+    // Long enough for some asks to fail.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.start_again().unwrap();
+
+    guard.check().unwrap();
+    let first = guard.token();
+    guard.release().await.unwrap();
+    let next = waiting.await.unwrap().unwrap();
+    assert!(next.token() > first);
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_stays_away_is_an_error_within_the_timeout() {
+    let server = Postgres::start().unwrap();
+    let (here, there) = holder_and_waiter(&server).await;
+    let guard = here.lock("x").acquire().await.unwrap();
+    server.stop_hard().unwrap();
+    let asked = there.lock("x").timeout(Duration::from_secs(2)).acquire();
+    let error = tokio::time::timeout(PATIENCE, asked).await.expect("in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains(r#"lock "x""#), "{error}");
+    // The holder cannot renew, and gives up.
+    let lost = tokio::time::timeout(PATIENCE, guard.lost()).await;
+    assert!(lost.is_ok(), "the loss must be signalled without the database");
+}
