@@ -58,7 +58,8 @@ fn sixteen_processes_lose_no_update_on_postgres_though_some_are_killed() {
 }
 
 fn count_on_postgres(some_are_killed: bool) {
-    // Twice sixteen processes keep two cores so busy that they do not renew a lease of 2 s in time.
+    // Twice sixteen processes at once were seen to lose leases of 2 s on two cores: for want of
+    // processor time, as far as could be told.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
