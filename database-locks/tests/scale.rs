@@ -21,7 +21,7 @@ async fn five_thousand_leases_and_as_many_waiters_need_eight_connections() {
     let count = || {
         let count = "SELECT count(*) FROM pg_stat_activity \
                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        database.psql(count).unwrap().trim().parse::<usize>().unwrap()
+        database.sql(count).unwrap().trim().parse::<usize>().unwrap()
     };
 
     let mut holding = JoinSet::new();

@@ -32,6 +32,24 @@ pub const POSTGRES: Binaries = Binaries {
     folder_command: &["pg_config", "--bindir"],
 };
 
+/// The server of MariaDB, which can be a node of a Galera cluster.
+pub const MARIADB: Binaries = Binaries {
+    name: "mariadb",
+    package: "mariadb-server",
+    programs: &["mariadbd"],
+    folders: &["/usr/sbin", "/usr/libexec", "/usr/local/sbin"],
+    folder_command: &[],
+};
+
+/// The tools of MariaDB: its client, and what prepares a server's data.
+pub const MARIADB_TOOLS: Binaries = Binaries {
+    name: "mariadb's tools",
+    package: "mariadb-server",
+    programs: &["mariadb", "mariadb-install-db"],
+    folders: &["/usr/bin", "/usr/local/bin"],
+    folder_command: &[],
+};
+
 /// The connection pooler.
 pub const PGBOUNCER: Binaries = Binaries {
     name: "pgbouncer",

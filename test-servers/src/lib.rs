@@ -13,7 +13,7 @@
 //! use database_locks_test_servers::Postgres;
 //!
 //! let database = Postgres::shared()?.database()?;
-//! database.psql("CREATE TABLE t (n int)")?;
+//! database.sql("CREATE TABLE t (n int)")?;
 //! println!("{}", database.url()); // postgres://postgres:…@127.0.0.1:23456/dblocks_test_…
 //! # Ok(()) }
 //! ```
@@ -22,7 +22,8 @@
 //! [`PgBouncer::shared`] gives the same through a pooler in transaction mode.
 //!
 //! Where `DATABASE_LOCKS_TEST_POSTGRES_URL` is set, [`Postgres::shared`] starts nothing and uses that server, which
-//! has to let the URL's user create databases. Databases left there by a killed test are named `dblocks_test_…`.
+//! has to let the URL's user create databases; `DATABASE_LOCKS_TEST_MARIADB_URL` does so for [`MariaDb::shared`].
+//! Databases left there by a killed test are named `dblocks_test_…`.
 //!
 //! # A server that a test may break
 //!
@@ -53,23 +54,28 @@
 //!
 //! # Adding a server
 //!
-//! A server is a file of its own (`postgres.rs`, `pgbouncer.rs`): it finds its binaries with `install`, prepares a
+//! A server is a file of its own (`postgres.rs`, `mariadb.rs`): it finds its binaries with `install`, prepares a
 //! `Folder`, describes itself as a `Launch`, and implements [`Server`] by handing out the [`Process`]. Stopping,
 //! pausing, the watchdog and the retry on a port that was just taken come with that.
 
 mod access;
 mod folder;
 mod install;
+mod mariadb;
+mod mysqld;
 mod pgbouncer;
 mod postgres;
 mod process;
 mod proxy;
+mod shared;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use access::{Access, Database};
 pub use anyhow::Result;
-pub use install::{Binaries, PGBOUNCER, POSTGRES};
+pub use install::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
+pub use mariadb::{MariaDb, MariaDbProduct};
+pub use mysqld::{Mysqld, MysqldBuilder, Product};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Server};

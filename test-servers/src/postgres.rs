@@ -1,18 +1,16 @@
 //! Postgres.
 
-use std::env;
-use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::access::Access;
+use crate::access::{Access, Family};
 use crate::folder::{Folder, random_hex};
 use crate::install::{Account, POSTGRES};
-use crate::process::{Launch, Process, Server, run_tool};
+use crate::process::{Launch, Process, Server, flag, run_tool};
+use crate::shared::Shared;
 #[cfg(feature = "tls")]
 use crate::tls::{Tls, TlsFiles};
 
@@ -60,19 +58,8 @@ impl Postgres {
     ///
     /// As [`start`](Self::start); and when the URL in the environment is none.
     pub fn shared() -> Result<&'static Access> {
-        static SHARED: OnceLock<Result<Shared, String>> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| {
-            let started = match env::var("DATABASE_LOCKS_TEST_POSTGRES_URL") {
-                Ok(url) if !url.is_empty() => Access::parse(&url).map(Shared::Given),
-                _ => Postgres::start().map(|server| Shared::Started(Box::new(server))),
-            };
-            started.map_err(|error| format!("{error:#}"))
-        });
-        match shared {
-            Ok(Shared::Given(access)) => Ok(access),
-            Ok(Shared::Started(server)) => Ok(server),
-            Err(message) => Err(anyhow!(message.clone())),
-        }
+        static SHARED: Shared<Postgres> = Shared::new();
+        SHARED.get(Family::Postgres, "DATABASE_LOCKS_TEST_POSTGRES_URL", Postgres::start)
     }
 
     /// Where the server keeps its data.
@@ -107,12 +94,6 @@ impl Server for Postgres {
     fn process(&self) -> &Process {
         &self.process
     }
-}
-
-/// What [`Postgres::shared`] hands out.
-enum Shared {
-    Given(Access),
-    Started(Box<Postgres>),
 }
 
 /// How to start a [`Postgres`].
@@ -164,8 +145,11 @@ impl PostgresBuilder {
         #[cfg(feature = "tls")]
         let (tls, plain_connections) = {
             let files = self.tls.write_files(&folder)?;
-            for (name, value) in files.iter().flat_map(TlsFiles::settings) {
-                self = self.setting(name, &value);
+            if let Some(files) = &files {
+                self = self
+                    .setting("ssl", "on")
+                    .setting("ssl_cert_file", &files.certificate())
+                    .setting("ssl_key_file", &files.key());
             }
             (files, self.tls != Tls::Required)
         };
@@ -204,8 +188,9 @@ impl PostgresBuilder {
                 stop: Signal::SIGINT,
             })
         })?;
-        let maintenance = Access::local(process.port(), SUPERUSER, &password, "postgres")?;
-        maintenance.psql(&format!("CREATE DATABASE {DATABASE} TEMPLATE template0"))?;
+        let maintenance =
+            Access::local(Family::Postgres, process.port(), SUPERUSER, &password, "postgres")?;
+        maintenance.sql(&format!("CREATE DATABASE {DATABASE} TEMPLATE template0"))?;
         Ok(Postgres {
             access: maintenance.in_database(DATABASE),
             process,
@@ -217,12 +202,6 @@ impl PostgresBuilder {
 
 fn data_dir(folder: &Path) -> PathBuf {
     folder.join("data")
-}
-
-fn flag(name: &str, value: impl Into<OsString>) -> OsString {
-    let mut flag = OsString::from(name);
-    flag.push(value.into());
-    flag
 }
 
 fn settings_file(settings: &[(String, String)]) -> String {

@@ -86,6 +86,11 @@ pub trait Server {
         self.process().resume()
     }
 
+    /// The folder that has everything of the server's: data, log, sockets. It goes with the server.
+    fn folder(&self) -> &Path {
+        self.process().folder()
+    }
+
     /// Everything that the server has logged so far.
     ///
     /// # Errors
@@ -270,6 +275,13 @@ pub(crate) fn run_tool(folder: &Folder, program: &Path, arguments: &[OsString]) 
     }
     let log = fs::read_to_string(log_path(folder)).unwrap_or_default();
     Err(anyhow!("{} ended with {status}; it said:\n{}", program.display(), log.trim_end()))
+}
+
+/// A command-line argument of two parts, such as `--name=` and a path.
+pub(crate) fn flag(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(value.into());
+    flag
 }
 
 /// Starts a program in the folder as its account, output going to the log. Its process group is its own, so that a

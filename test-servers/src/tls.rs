@@ -41,13 +41,14 @@ impl TlsFiles {
         &self.stranger
     }
 
-    /// The server's settings.
-    pub(crate) fn settings(&self) -> [(&'static str, String); 3] {
-        [
-            ("ssl", "on".to_owned()),
-            ("ssl_cert_file", self.certificate.display().to_string()),
-            ("ssl_key_file", self.key.display().to_string()),
-        ]
+    /// The server's certificate.
+    pub(crate) fn certificate(&self) -> String {
+        self.certificate.display().to_string()
+    }
+
+    /// The private key of the server's certificate.
+    pub(crate) fn key(&self) -> String {
+        self.key.display().to_string()
     }
 }
 

@@ -3,17 +3,18 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
-use database_locks_test_servers::{Binaries, PGBOUNCER, POSTGRES};
+use database_locks_test_servers::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
 
-const NEEDED: [Binaries; 2] = [POSTGRES, PGBOUNCER];
+const NEEDED: [Binaries; 4] = [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS];
 
 /// Installs the servers that are missing, where that is possible, and otherwise says what to do.
 pub(crate) fn missing_servers() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+    let mut missing: Vec<&str> = NEEDED
         .iter()
         .filter(|server| server.find().is_err())
         .map(|server| server.package)
         .collect();
+    missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }
@@ -26,12 +27,14 @@ pub(crate) fn missing_servers() -> Result<()> {
     for arguments in
         [vec!["update"], [&["install", "-y", "--no-install-recommends"], &missing[..]].concat()]
     {
-        let mut apt = Command::new(if sudo { "sudo" } else { "apt-get" });
+        let mut apt = Command::new(if sudo { "sudo" } else { "env" });
         if sudo {
-            apt.args(["-n", "apt-get"]);
+            apt.args(["-n", "env"]);
         }
         println!("apt-get {}", arguments.join(" "));
-        let status = apt.args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").status()?;
+        // Whether the packages start services of their own is the machine's policy. Tests never use those.
+        apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        let status = apt.args(&arguments).status()?;
         ensure!(status.success(), "apt-get failed: {by_hand}");
     }
     for server in NEEDED {

@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use database_locks_test_servers::{PgBouncer, PoolMode, Postgres};
+use database_locks_test_servers::{MariaDb, PgBouncer, PoolMode, Postgres};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -27,18 +27,22 @@ enum Server {
     /// A Postgres behind a `PgBouncer` in transaction mode.
     #[value(name = "pgbouncer")]
     PgBouncer,
+    /// A MariaDB.
+    #[value(name = "mariadb")]
+    MariaDb,
 }
 
 /// Runs the command, and gives its exit code. The server is removed when this process ends,
 /// however it does.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let postgres = Postgres::start()?;
     let status = match options.server {
-        Server::Postgres => execute(&options.command, postgres.url())?,
+        Server::Postgres => execute(&options.command, Postgres::start()?.url())?,
         Server::PgBouncer => {
+            let postgres = Postgres::start()?;
             let pooler = PgBouncer::start(&postgres, PoolMode::Transaction)?;
             execute(&options.command, pooler.url())?
         }
+        Server::MariaDb => execute(&options.command, MariaDb::start()?.url())?,
     };
     // A shell, too, says 128 and the signal's number of a command that a signal has ended.
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));

@@ -1,33 +1,23 @@
-//! Servers come up, serve, and leave nothing behind.
+//! Postgres and `PgBouncer` come up, serve, and leave nothing behind.
 
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::killed_owner_leaves_nothing_behind;
 use database_locks_test_servers::{PgBouncer, PoolMode, Postgres, Server as _};
 
-/// Generous, because a busy machine may take its time to stop a server.
-fn vanishes(path: &Path) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while path.exists() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    true
-}
+mod common;
 
 #[test]
 fn a_dropped_server_is_gone_with_its_folder() {
     let server = Postgres::start().unwrap();
     let folder = server.socket_dir().to_owned();
-    assert_eq!(server.psql("SELECT 40 + 2").unwrap().trim(), "42");
+    assert_eq!(server.sql("SELECT 40 + 2").unwrap().trim(), "42");
     server.stop_hard().unwrap();
     server.start_again().unwrap();
-    assert_eq!(server.psql("SELECT 1").unwrap().trim(), "1");
+    assert_eq!(server.sql("SELECT 1").unwrap().trim(), "1");
     drop(server);
     assert!(!folder.exists());
 }
@@ -38,29 +28,14 @@ fn databases_of_the_shared_server_are_separate_also_through_the_pooler() {
         Postgres::shared().unwrap().database().unwrap(),
         PgBouncer::shared().unwrap().database().unwrap(),
     );
-    one.psql("CREATE TABLE t (n int)").unwrap();
-    two.psql("CREATE TABLE t (n int)").unwrap();
+    one.sql("CREATE TABLE t (n int)").unwrap();
+    two.sql("CREATE TABLE t (n int)").unwrap();
     assert_ne!(one.url(), two.url());
 }
 
 #[test]
 fn a_killed_process_leaves_no_server_behind() {
-    let mut holder = Command::new(env!("CARGO_BIN_EXE_hold-postgres"))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let stdout = holder.stdout.take().unwrap();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
-    let folder = Path::new(line.trim());
-    // The fourth line of this file is the port.
-    let pid_file = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
-    let port: u16 = pid_file.lines().nth(3).unwrap().parse().unwrap();
-    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    assert!(vanishes(folder), "{} is still there", folder.display());
-    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the server is still there");
+    killed_owner_leaves_nothing_behind("postgres");
 }
 
 #[test]
@@ -69,8 +44,8 @@ fn settings_reach_the_server() {
         .setting("default_transaction_isolation", "repeatable read")
         .start()
         .unwrap();
-    assert_eq!(server.psql("SHOW default_transaction_isolation").unwrap(), "repeatable read");
-    assert_eq!(server.psql("SHOW listen_addresses").unwrap(), "127.0.0.1");
+    assert_eq!(server.sql("SHOW default_transaction_isolation").unwrap(), "repeatable read");
+    assert_eq!(server.sql("SHOW listen_addresses").unwrap(), "127.0.0.1");
     assert!(server.data_dir().join("PG_VERSION").exists());
 }
 
@@ -85,16 +60,16 @@ fn refused_setting_is_an_error_with_the_servers_words() {
 fn stopped_and_killed_servers_come_back_with_their_data() {
     let server = Postgres::start().unwrap();
     let port = server.port();
-    server.psql("CREATE TABLE t AS SELECT 7 AS n").unwrap();
+    server.sql("CREATE TABLE t AS SELECT 7 AS n").unwrap();
 
     server.restart().unwrap();
-    assert_eq!(server.psql("SELECT n FROM t").unwrap(), "7");
+    assert_eq!(server.sql("SELECT n FROM t").unwrap(), "7");
 
     server.stop_hard().unwrap();
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     assert!(server.stop().is_err(), "it is not running");
     server.start_again().unwrap();
-    assert_eq!(server.psql("SELECT n FROM t").unwrap(), "7");
+    assert_eq!(server.sql("SELECT n FROM t").unwrap(), "7");
     assert_eq!(server.port(), port);
 }
 
@@ -102,14 +77,14 @@ fn stopped_and_killed_servers_come_back_with_their_data() {
 fn paused_server_answers_neither_old_nor_new_connections_until_it_is_resumed() {
     let server = Postgres::start().unwrap();
     thread::scope(|scope| {
-        let old = scope.spawn(|| server.psql("SELECT 1 FROM pg_sleep(1)"));
+        let old = scope.spawn(|| server.sql("SELECT 1 FROM pg_sleep(1)"));
         let running = "SELECT count(*) FROM pg_stat_activity \
                        WHERE query LIKE '%pg_sleep(1)%' AND pid <> pg_backend_pid()";
-        while server.psql(running).unwrap() == "0" {
+        while server.sql(running).unwrap() == "0" {
             assert!(!old.is_finished());
         }
         server.pause().unwrap();
-        let new = scope.spawn(|| server.psql("SELECT 2"));
+        let new = scope.spawn(|| server.sql("SELECT 2"));
         // Longer than either would take, were the server not paused.
         thread::sleep(Duration::from_secs(2));
         let answered = old.is_finished() || new.is_finished();
@@ -136,11 +111,11 @@ fn pgbouncer_serves_fresh_databases_and_fresh_roles() {
     let bouncer = PgBouncer::start(&postgres, PoolMode::Transaction).unwrap();
     let database = bouncer.database().unwrap();
     assert_ne!(bouncer.port(), postgres.port());
-    database.psql("CREATE ROLE worker LOGIN PASSWORD 'p:w'").unwrap();
-    assert_eq!(database.as_user("worker", "p:w").psql("SELECT current_user").unwrap(), "worker");
-    assert!(database.as_user("worker", "wrong").psql("SELECT 1").is_err());
+    database.sql("CREATE ROLE worker LOGIN PASSWORD 'p:w'").unwrap();
+    assert_eq!(database.as_user("worker", "p:w").sql("SELECT current_user").unwrap(), "worker");
+    assert!(database.as_user("worker", "wrong").sql("SELECT 1").is_err());
     bouncer.restart().unwrap();
-    assert_eq!(database.psql("SELECT current_database()").unwrap(), database.database_name());
+    assert_eq!(database.sql("SELECT current_database()").unwrap(), database.database_name());
 }
 
 #[test]
@@ -155,6 +130,8 @@ fn shared_pgbouncer_pools_transactions() {
 #[cfg(feature = "tls")]
 #[test]
 fn tls_is_checked_against_the_throwaway_authority() {
+    use std::path::Path;
+
     use database_locks_test_servers::Tls;
 
     let server = Postgres::builder().tls(Tls::Required).start().unwrap();
