@@ -1,0 +1,238 @@
+//! Connections: a few for claims, and one for renewals.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use database_locks_core::{Error, ErrorKind, Result};
+use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
+use mysql_async::consts::StatusFlags;
+use mysql_async::{Conn, Opts};
+use tokio::time::timeout;
+
+use crate::config::{MysqlConfig, SslMode};
+use crate::packet::{self, Answer};
+use crate::session::{self, Server};
+use crate::{NAME, error, tls};
+
+/// The connections of one backend.
+pub(crate) struct Connections {
+    shared: Pool<Connector>,
+    renewals: Pool<Connector>,
+    place: String,
+}
+
+impl Connections {
+    /// Connects to nothing yet.
+    pub(crate) fn new(config: &MysqlConfig) -> Result<Self> {
+        let tls = tls::options(config.tls())?;
+        let pool = |size| {
+            let hosts = config.addresses().into_iter().map(|address| HostOpts {
+                place: format!("{address}/{}", config.database()),
+                first: config.driver(&address, tls.clone()),
+                without_tls: (config.tls().mode == SslMode::Preferred)
+                    .then(|| config.driver(&address, None)),
+            });
+            let connector = Connector {
+                hosts: hosts.collect(),
+                last: AtomicUsize::new(0),
+                patience: config.host_timeout(),
+            };
+            Pool::builder(connector).max_size(size).build().map_err(|error| {
+                Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
+            })
+        };
+        Ok(Self { shared: pool(config.connections())?, renewals: pool(1)?, place: config.place() })
+    }
+
+    /// Waits for one of the shared connections.
+    pub(crate) async fn shared(&self) -> Result<InUse> {
+        self.take_from(&self.shared).await
+    }
+
+    /// Waits for the connection that only renewals use, so that nothing else can starve them.
+    pub(crate) async fn for_renewals(&self) -> Result<InUse> {
+        self.take_from(&self.renewals).await
+    }
+
+    /// Where the servers are, for messages.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
+        match pool.get().await {
+            Ok(object) => Ok(InUse(Some(object))),
+            Err(failed) => Err(error::from_pool(failed, &self.place)),
+        }
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// A pooled connection with a request on it. Unless it is given back it is closed when dropped,
+/// because a request that nobody waits for any more may still be at work on it.
+pub(crate) struct InUse(Option<Object<Connector>>);
+
+impl InUse {
+    /// What it is connected to.
+    pub(crate) fn server(&self) -> Server {
+        match &self.0 {
+            Some(object) => object.server,
+            None => unreachable!("it is taken only in run, which consumes it, and in drop"),
+        }
+    }
+
+    /// Sends statements that `;` separates, in one packet, and gives the connection back, rolled
+    /// back where one of them failed, unless that broke it.
+    ///
+    /// Gives one answer for each statement, or the first error of any. Those before it have been
+    /// executed.
+    ///
+    /// The packet has to be safe to repeat, as the engine repeats it. A connection that was found
+    /// closed after it had been idle is replaced, once, and the packet sent on the new one: that it
+    /// was not executed before is likely but not known.
+    pub(crate) async fn run(mut self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
+        let Some(object) = &mut self.0 else {
+            unreachable!("it is taken only here, and in drop");
+        };
+        let mut result = packet::send(&mut object.conn, packet).await;
+        if Object::metrics(object).recycle_count > 0
+            && result.as_ref().is_err_and(error::was_closed)
+            && replace(object).await
+        {
+            result = packet::send(&mut object.conn, packet).await;
+        }
+        let reusable = match &result {
+            Ok(_) => !in_transaction(&object.conn),
+            Err(failed) if error::breaks_connection(failed) => false,
+            Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
+        };
+        if reusable {
+            drop(self.0.take());
+        }
+        result
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// A connection whose session was made safe.
+struct Connection {
+    conn: Conn,
+    server: Server,
+}
+
+/// Puts a new connection in the place of one that was found closed, if it leads to the same kind
+/// of server, since the packet was made for that.
+async fn replace(object: &mut Object<Connector>) -> bool {
+    let Some(pool) = Object::pool(object) else { return false };
+    match pool.manager().create().await {
+        Ok(new) if new.server == object.server => {
+            **object = new;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn in_transaction(conn: &Conn) -> bool {
+    conn.last_ok_packet()
+        .is_some_and(|ok| ok.status_flags().contains(StatusFlags::SERVER_STATUS_IN_TRANS))
+}
+
+/// What connects to the first of the hosts that can be used.
+struct Connector {
+    hosts: Vec<HostOpts>,
+    /// The host that worked last.
+    last: AtomicUsize,
+    patience: Duration,
+}
+
+struct HostOpts {
+    place: String,
+    first: Opts,
+    without_tls: Option<Opts>,
+}
+
+impl Manager for Connector {
+    type Type = Connection;
+    type Error = Error;
+
+    /// Tries the hosts in turn. Only what another host may do better lets it go on.
+    async fn create(&self) -> Result<Connection> {
+        let start = self.last.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for at in (start..self.hosts.len()).chain(0..start) {
+            match self.hosts[at].connect(self.patience).await {
+                Ok(connection) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(%error, "a host cannot be used");
+                    failures.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(together(failures))
+    }
+
+    /// The driver has no way to see that a server has closed an idle connection, other than to ask
+    /// it. [`InUse::run`] finds out.
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Error> {
+        match connection.conn.is_disconnected() {
+            true => Err(RecycleError::message("the connection was closed")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl HostOpts {
+    async fn connect(&self, patience: Duration) -> Result<Connection> {
+        let connecting = async {
+            let mut conn = match Conn::new(self.first.clone()).await {
+                Err(failed) if error::lacks_tls(&failed) && self.without_tls.is_some() => {
+                    Conn::new(self.without_tls.clone().unwrap_or_default()).await
+                }
+                other => other,
+            }
+            .map_err(|failed| error::from_driver(failed, &self.place))?;
+            let server = session::prepare(&mut conn, &self.place).await?;
+            Ok(Connection { conn, server })
+        };
+        timeout(patience, connecting).await.unwrap_or_else(|_| {
+            Err(error::unavailable(format!(
+                "{} did not answer within {patience:?}: check the host, or raise connect_timeout",
+                self.place
+            )))
+        })
+    }
+}
+
+/// One error of all the hosts that cannot be used.
+fn together(mut failures: Vec<Error>) -> Error {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let prefix = format!("{NAME}: ");
+    let said: Vec<String> = failures
+        .iter()
+        .map(ToString::to_string)
+        .map(|said| said.strip_prefix(&prefix).map(str::to_owned).unwrap_or(said))
+        .collect();
+    error::unavailable(format!("no host can be used: {}", said.join("; ")))
+}
