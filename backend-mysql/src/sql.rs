@@ -85,8 +85,7 @@ pub(crate) struct Tables {
 impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
         let (lock, share) = (config.lock_table(), config.share_table());
-        let names = [&lock, &share].map(|name| name.trim_matches('`').to_owned());
-        Self { lock, share, names }
+        Self { lock, share, names: config.table_names() }
     }
 
     /// Reads all that is known of `names`, after rows were made for those in `missing`, and after
