@@ -198,11 +198,10 @@ impl<P: Product> MysqldBuilder<P> {
 
 /// Fills the data folder of a server, with a superuser who may enter from anywhere, and the database.
 pub(crate) fn prepare_data<P: Product>(folder: &Folder, password: &str) -> Result<()> {
-    // MariaDB's preparing program knows of users only after they were loaded, and makes several of the name of root.
+    // MariaDB's preparing program knows of users only after they were loaded.
     let sql = format!(
         "FLUSH PRIVILEGES;\n\
          RENAME USER {SUPERUSER}@localhost TO {SUPERUSER}@'%';\n\
-         DROP USER IF EXISTS {SUPERUSER}@'127.0.0.1', {SUPERUSER}@'::1';\n\
          ALTER USER {SUPERUSER}@'%' IDENTIFIED BY '{password}';\n\
          CREATE DATABASE {DATABASE};\n"
     );
