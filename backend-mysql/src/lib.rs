@@ -11,3 +11,6 @@ pub use config::{MysqlConfig, SslMode};
 
 /// The backend's name in errors and logs.
 const NAME: &str = "mysql";
+
+#[cfg(test)]
+mod tests;
