@@ -1,7 +1,7 @@
 //! Servers whose defaults would break statements, and those that are refused.
 
 use database_locks_core::ErrorKind;
-use database_locks_test_servers::MariaDb;
+use database_locks_test_servers::{Access, MariaDb, MariaDbProduct, MySqlProduct, Mysqld, Product};
 
 use super::{connections, one, ordinary_user, rows};
 
@@ -14,26 +14,40 @@ const HOSTILE: &str = "SET autocommit = 0, time_zone = '-03:30', sql_mode = \
     sql_big_selects = 0, max_join_size = 1; \
     SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY; SET NAMES latin1; USE mysql";
 
-#[tokio::test]
-async fn mariadb_sessions_are_safe_whatever_the_defaults() {
-    let server = MariaDb::builder()
-        .setting("init_connect", HOSTILE)
-        .setting("default_time_zone", "+09:00")
-        .setting("sql_mode", "")
-        .setting("transaction_isolation", "SERIALIZABLE")
-        .setting("sysdate-is-now", "ON")
-        .setting("skip-character-set-client-handshake", "ON")
-        .start()
-        .unwrap();
+async fn sessions_are_safe_whatever_the_defaults<P: Product>(own: &[(&str, &str)], limit: &str) {
+    let mut server = Mysqld::<P>::builder();
+    for (name, value) in own.iter().chain(&[
+        ("init_connect", HOSTILE),
+        ("default_time_zone", "+09:00"),
+        ("sql_mode", ""),
+        ("transaction_isolation", "SERIALIZABLE"),
+        ("sysdate-is-now", "ON"),
+    ]) {
+        server = server.setting(name, value);
+    }
+    let server = server.start().unwrap();
     let user = ordinary_user(&server);
     server.sql("GRANT SELECT ON mysql.* TO ordinary").unwrap();
     assert_hostile(&user);
-    server.sql("SET GLOBAL max_statement_time = 0.000001").unwrap();
+    server.sql(&format!("SET GLOBAL {limit}")).unwrap();
     assert_safe(&user).await;
 }
 
+#[tokio::test]
+async fn mariadb_sessions_are_safe_whatever_the_defaults() {
+    let limit = "max_statement_time = 0.000001";
+    let own = [("skip-character-set-client-handshake", "ON")];
+    sessions_are_safe_whatever_the_defaults::<MariaDbProduct>(&own, limit).await;
+}
+
+#[tokio::test]
+async fn mysql_sessions_are_safe_whatever_the_defaults() {
+    let limit = "max_execution_time = 1";
+    sessions_are_safe_whatever_the_defaults::<MySqlProduct>(&[], limit).await;
+}
+
 /// So that the test above cannot pass because the server ignored what it was told.
-fn assert_hostile(user: &database_locks_test_servers::Access) {
+fn assert_hostile(user: &Access) {
     // The client names its character set in its login, and its URL's database too late.
     let said = user
         .sql("SELECT @@autocommit, @@time_zone, @@completion_type, DATABASE(), UNIX_TIMESTAMP()")
@@ -41,7 +55,7 @@ fn assert_hostile(user: &database_locks_test_servers::Access) {
     assert_eq!(said, "0|-03:30|CHAIN|mysql|1000000000");
 }
 
-async fn assert_safe(user: &database_locks_test_servers::Access) {
+async fn assert_safe(user: &Access) {
     let connections = connections(user.url());
     let packet = "CREATE TABLE app.t (n INT, name VARBINARY(255)); \
         INSERT INTO app.t VALUES (1, \"a\\\\b\"), (2, 'é'), (3, CONCAT(REPEAT('x', 20), 'b')), \
@@ -70,15 +84,16 @@ async fn assert_safe(user: &database_locks_test_servers::Access) {
     assert_eq!(one::<i64>(others.shared().await.unwrap(), sum).await, 14);
     // A statement sees what was committed since the last one.
     let connection = connections.shared().await.unwrap();
-    let isolation = "SELECT @@tx_isolation";
-    assert_eq!(one::<String>(connection, isolation).await, "READ-COMMITTED");
+    let isolation =
+        "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')";
+    assert_eq!(one::<(String, String)>(connection, isolation).await.1, "READ-COMMITTED");
     // A locked row is not waited for long.
     let lock = "BEGIN; SELECT n FROM app.t FOR UPDATE; DO SLEEP(60)";
     let mut locking = Box::pin(others.shared().await.unwrap().run(lock));
     let waiting = async {
         loop {
             let connection = connections.shared().await.unwrap();
-            if let Err(refused) = connection.run("UPDATE app.t SET n = 0 WHERE n = -1").await {
+            if let Err(refused) = connection.run("UPDATE app.t SET n = 0").await {
                 break refused;
             }
         }

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use database_locks_core::{ErrorKind, Result};
-use database_locks_test_servers::{MariaDb, MariaDbProduct, Mysqld, Product, Server as _, Tls};
+use database_locks_test_servers::{
+    MariaDb, MariaDbProduct, MySql, MySqlProduct, Mysqld, Product, Server as _, Tls,
+};
 
 use super::one;
 use crate::config::MysqlConfig;
@@ -69,8 +71,22 @@ async fn name_of_a_certificate_counts_only_for_verify_identity<P: Product>() {
     assert_refused(&server, "127.0.0.2", &trusting("verify_identity")).await;
 }
 
+#[tokio::test]
+async fn certificate_that_mysql_makes_itself_is_verified_but_for_its_name() {
+    let server = MySql::start().unwrap();
+    let ca = server.socket().with_file_name("data").join("ca.pem").display().to_string();
+    let version = connect(&server, "127.0.0.1", &format!("ssl-mode=verify_ca&ssl-ca={ca}")).await;
+    assert_eq!(version.unwrap(), "TLSv1.3");
+    assert_refused(&server, "127.0.0.1", &format!("ssl-mode=verify_identity&ssl-ca={ca}")).await;
+}
+
 async fn server_without_tls_is_met_in_plain_only_where_it_may_be<P: Product>() {
-    let server = Mysqld::<P>::start().unwrap();
+    let mut server = Mysqld::<P>::builder();
+    if P::NAME == MySqlProduct::NAME {
+        // It makes a certificate of its own, and offers TLS with it.
+        server = server.setting("tls_version", "");
+    }
+    let server = server.start().unwrap();
     for parameters in ["", "ssl-mode=preferred", "ssl-mode=disabled"] {
         assert_eq!(connect(&server, "localhost", parameters).await.unwrap(), "", "{parameters}");
     }
@@ -110,24 +126,63 @@ on!(mariadb, MariaDbProduct:
     server_without_tls_is_met_in_plain_only_where_it_may_be
     server_that_requires_tls_says_so
 );
+on!(mysql, MySqlProduct:
+    each_mode_encrypts_and_verifies
+    name_of_a_certificate_counts_only_for_verify_identity
+    server_without_tls_is_met_in_plain_only_where_it_may_be
+    server_that_requires_tls_says_so
+);
 
 #[tokio::test]
-async fn mariadb_users_log_in_by_each_plugin() {
+async fn users_log_in_by_each_plugin_of_mariadb() {
     let server = MariaDb::builder().tls(Tls::Offered).start().unwrap();
     server
         .sql(
-            "CREATE USER native IDENTIFIED VIA mysql_native_password USING PASSWORD('hunter2'); \
-             GRANT ALL ON app.* TO native",
+            "INSTALL SONAME 'auth_ed25519'; \
+             CREATE USER native IDENTIFIED VIA mysql_native_password USING PASSWORD('p@ss'); \
+             CREATE USER edwards IDENTIFIED VIA ed25519 USING PASSWORD('p@ss'); \
+             GRANT ALL ON app.* TO native, edwards",
         )
         .unwrap();
     for mode in ["disabled", "required"] {
-        for user in ["native"] {
-            let url =
-                format!("mysql://{user}:hunter2@127.0.0.1:{}/app?ssl-mode={mode}", server.port());
-            let connections = Connections::new(&MysqlConfig::from_url(&url).unwrap()).unwrap();
-            let who: String =
-                one(connections.shared().await.unwrap(), "SELECT CURRENT_USER()").await;
-            assert_eq!(who, format!("{user}@%"), "{mode}");
+        for user in ["native", "edwards"] {
+            log_in(&server, user, mode).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn users_log_in_by_caching_sha2_password_of_mysql() {
+    let server = MySql::builder().tls(Tls::Offered).start().unwrap();
+    // The first login of a user sends the password, encrypted by TLS or by the server's RSA key;
+    // later ones prove it.
+    for (user, mode) in [("plain", "disabled"), ("encrypted", "required")] {
+        server
+            .sql(&format!(
+                "CREATE USER {user} IDENTIFIED WITH caching_sha2_password BY 'p@ss'; \
+                 GRANT ALL ON app.* TO {user}"
+            ))
+            .unwrap();
+        log_in(&server, user, mode).await;
+        log_in(&server, user, mode).await;
+    }
+}
+
+async fn log_in<P: Product>(server: &Mysqld<P>, user: &str, mode: &str) {
+    for (password, is_right) in [("p%40ss", true), ("wrong", false)] {
+        let port = server.port();
+        let url = format!("mysql://{user}:{password}@127.0.0.1:{port}/app?ssl-mode={mode}");
+        let connections = Connections::new(&MysqlConfig::from_url(&url).unwrap()).unwrap();
+        match connections.shared().await {
+            Ok(connection) => {
+                assert!(is_right, "{user} {mode}");
+                let who: String = one(connection, "SELECT CURRENT_USER()").await;
+                assert_eq!(who, format!("{user}@%"), "{mode}");
+            }
+            Err(error) => {
+                assert!(!is_right, "{user} {mode}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Permission, "{user} {mode}: {error}");
+            }
         }
     }
 }
