@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use database_locks_core::ErrorKind;
-use database_locks_test_servers::{MariaDb, Proxy, Server as _};
+use database_locks_test_servers::{
+    Access, MariaDbProduct, MySqlProduct, Mysqld, Product, Proxy, Server as _,
+};
 use tokio::time::timeout;
 
 use super::{connections, one, rows, url_of};
@@ -11,9 +13,8 @@ use crate::session::{Flavour, Server};
 
 const ID: &str = "SELECT CONNECTION_ID()";
 
-#[tokio::test]
-async fn each_statement_of_a_packet_has_an_answer() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn each_statement_of_a_packet_has_an_answer(server: &Access) {
+    let database = server.database().unwrap();
     let connections = connections(database.url());
     let packet = "CREATE TABLE t (n INT PRIMARY KEY, m INT); INSERT INTO t VALUES (1, 1), (2, 2); \
                   BEGIN; SELECT n FROM t ORDER BY n; \
@@ -43,9 +44,8 @@ async fn each_statement_of_a_packet_has_an_answer() {
     assert_eq!(rows::<u32>(answers.swap_remove(3)), [1, 2]);
 }
 
-#[tokio::test]
-async fn error_in_the_middle_is_rolled_back_and_the_connection_is_reused() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn error_in_the_middle_is_rolled_back_and_the_connection_is_reused(server: &Access) {
+    let database = server.database().unwrap();
     database.sql("CREATE TABLE t (n INT PRIMARY KEY)").unwrap();
     let connections = connections(database.url());
     let id: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
@@ -61,9 +61,8 @@ async fn error_in_the_middle_is_rolled_back_and_the_connection_is_reused() {
     }
 }
 
-#[tokio::test]
-async fn connection_in_a_transaction_is_not_reused() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn connection_in_a_transaction_is_not_reused(server: &Access) {
+    let database = server.database().unwrap();
     let connections = connections(database.url());
     let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     connections.for_renewals().await.unwrap().run("BEGIN; SELECT 1").await.unwrap();
@@ -71,9 +70,8 @@ async fn connection_in_a_transaction_is_not_reused() {
     assert_ne!(first, second);
 }
 
-#[tokio::test]
-async fn request_that_nobody_waits_for_closes_its_connection() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn request_that_nobody_waits_for_closes_its_connection(server: &Access) {
+    let database = server.database().unwrap();
     let connections = connections(database.url());
     let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     // Before any answer, and in the middle of the answers.
@@ -85,9 +83,8 @@ async fn request_that_nobody_waits_for_closes_its_connection() {
     }
 }
 
-#[tokio::test]
-async fn connection_that_was_killed_while_idle_is_replaced() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn connection_that_was_killed_while_idle_is_replaced(server: &Access) {
+    let database = server.database().unwrap();
     let connections = connections(database.url());
     let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     database.sql(&format!("KILL {first}")).unwrap();
@@ -95,9 +92,8 @@ async fn connection_that_was_killed_while_idle_is_replaced() {
     assert_ne!(first, second);
 }
 
-#[tokio::test]
-async fn connections_are_replaced_after_a_restart() {
-    let server = MariaDb::start().unwrap();
+async fn connections_are_replaced_after_a_restart<P: Product>() {
+    let server = Mysqld::<P>::start().unwrap();
     let connections = connections(server.url());
     let opened = [connections.shared().await.unwrap(), connections.shared().await.unwrap()];
     for connection in opened {
@@ -114,11 +110,9 @@ async fn connections_are_replaced_after_a_restart() {
     one::<u64>(connections.shared().await.unwrap(), ID).await;
 }
 
-#[tokio::test]
-async fn fresh_connection_that_is_cut_is_not_replaced() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
-    let server_port = database.url().rsplit_once(':').unwrap().1.split_once('/').unwrap().0;
-    let proxy = Proxy::start(server_port.parse().unwrap()).unwrap();
+async fn fresh_connection_that_is_cut_is_not_replaced(server: &Access) {
+    let database = server.database().unwrap();
+    let proxy = Proxy::start(port_of(&database)).unwrap();
     let connections = connections(database.at_port(proxy.port()).url());
     let connection = connections.shared().await.unwrap();
     proxy.cut_before_answer();
@@ -127,11 +121,10 @@ async fn fresh_connection_that_is_cut_is_not_replaced() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
-#[tokio::test]
-async fn first_host_that_takes_writes_is_used() {
-    let dead = super::dead_port::<database_locks_test_servers::MariaDbProduct>();
-    let replica = MariaDb::builder().setting("read_only", "ON").start().unwrap();
-    let primary = MariaDb::start().unwrap();
+async fn first_host_that_takes_writes_is_used<P: Product>() {
+    let dead = super::dead_port::<P>();
+    let replica = Mysqld::<P>::builder().setting("read_only", "ON").start().unwrap();
+    let primary = Mysqld::<P>::start().unwrap();
     // They have to know the same user.
     let user = "CREATE USER u IDENTIFIED BY 'hunter2'; GRANT ALL ON app.* TO u";
     replica.sql(user).unwrap();
@@ -139,9 +132,8 @@ async fn first_host_that_takes_writes_is_used() {
     let access = primary.as_user("u", "hunter2");
 
     let all = connections(&url_of(&access, &[dead, replica.port(), primary.port()]));
-    let connection = all.shared().await.unwrap();
-    assert_eq!(connection.server().flavour, Flavour::MariaDb);
-    assert_eq!(one::<u16>(connection, "SELECT @@port").await, primary.port());
+    let port: u16 = one(all.shared().await.unwrap(), "SELECT @@port").await;
+    assert_eq!(port, primary.port());
 
     let without = connections(&url_of(&access, &[dead, replica.port()]));
     let error = without.shared().await.map(|_| ()).unwrap_err();
@@ -161,11 +153,9 @@ async fn first_host_that_takes_writes_is_used() {
     assert_eq!(port, replica.port());
 }
 
-#[tokio::test]
-async fn wrong_password_and_unknown_database_are_told_at_once() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
-    let port = database.url().rsplit_once(':').unwrap().1.split_once('/').unwrap().0;
-    let port = port.parse().unwrap();
+async fn wrong_password_and_unknown_database_are_told_at_once(server: &Access) {
+    let database = server.database().unwrap();
+    let port = port_of(&database);
     let stranger = database.as_user("nobody", "hunter2");
     let refused = connections(&url_of(&stranger, &[port, port]));
     let error = refused.shared().await.map(|_| ()).unwrap_err();
@@ -177,11 +167,9 @@ async fn wrong_password_and_unknown_database_are_told_at_once() {
     assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
 }
 
-#[tokio::test]
-async fn host_that_does_not_answer_is_given_up() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
-    let server_port = database.url().rsplit_once(':').unwrap().1.split_once('/').unwrap().0;
-    let server_port = server_port.parse().unwrap();
+async fn host_that_does_not_answer_is_given_up(server: &Access) {
+    let database = server.database().unwrap();
+    let server_port = port_of(&database);
     let proxy = Proxy::start(server_port).unwrap();
     proxy.black_hole();
     let url = url_of(&database, &[proxy.port()]) + "?connect_timeout=1";
@@ -193,9 +181,8 @@ async fn host_that_does_not_answer_is_given_up() {
     one::<u64>(connections(&url).shared().await.unwrap(), ID).await;
 }
 
-#[tokio::test]
-async fn unix_socket_is_used_where_it_is_named_and_only_there() {
-    let server = MariaDb::start().unwrap();
+async fn unix_socket_is_used_where_it_is_named_and_only_there<P: Product>() {
+    let server = Mysqld::<P>::start().unwrap();
     let credentials = server.url().rsplit_once('@').unwrap().0;
     let socket = server.socket();
     let url = format!("{credentials}@localhost/app?ssl-mode=required&socket={}", socket.display());
@@ -210,13 +197,85 @@ async fn unix_socket_is_used_where_it_is_named_and_only_there() {
     assert!(host.starts_with("127.0.0.1:"), "{host}");
 }
 
-#[tokio::test]
-async fn server_says_what_it_is() {
-    let database = MariaDb::shared().unwrap().database().unwrap();
+async fn server_closes_what_was_idle_for_too_long(server: &Access) {
+    let database = server.database().unwrap();
+    let connections = connections(database.url());
+    let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
+    connections.for_renewals().await.unwrap().run("SET SESSION wait_timeout = 1").await.unwrap();
+    // It is gone from the list of all when the server has closed it.
+    let gone = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {first}");
+    while one::<u64>(connections.shared().await.unwrap(), &gone).await != 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let second: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
+    assert_ne!(first, second);
+}
+
+async fn server_says_what_it_is(server: &Access) {
+    let database = server.database().unwrap();
     let connection = connections(database.url()).shared().await.unwrap();
     let Server { flavour, version, galera } = connection.server();
     let said: String = one(connection, "SELECT VERSION()").await;
-    assert_eq!((flavour, galera), (Flavour::MariaDb, false));
+    assert_eq!((flavour == Flavour::MariaDb, galera), (said.contains("MariaDB"), false));
     let (major, minor, patch) = version;
-    assert!(said.starts_with(&format!("{major}.{minor}.{patch}-MariaDB")), "{said} {version:?}");
+    assert!(said.starts_with(&format!("{major}.{minor}.{patch}")), "{said} {version:?}");
 }
+
+/// The port of a shared server.
+fn port_of(access: &Access) -> u16 {
+    let (_, host_and_path) = access.url().rsplit_once(':').unwrap();
+    host_and_path.split_once('/').unwrap().0.parse().unwrap()
+}
+
+/// What is tried on each product: first on its shared server, then on servers of its own.
+macro_rules! on {
+    ($module:ident, $product:ty: $($shared:ident)*; $($own:ident)*) => {
+        mod $module {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $shared() {
+                    super::$shared(Mysqld::<$product>::shared().unwrap()).await;
+                }
+            )*
+            $(
+                #[tokio::test]
+                async fn $own() {
+                    super::$own::<$product>().await;
+                }
+            )*
+        }
+    };
+}
+
+on!(mariadb, MariaDbProduct:
+    each_statement_of_a_packet_has_an_answer
+    error_in_the_middle_is_rolled_back_and_the_connection_is_reused
+    connection_in_a_transaction_is_not_reused
+    request_that_nobody_waits_for_closes_its_connection
+    connection_that_was_killed_while_idle_is_replaced
+    server_closes_what_was_idle_for_too_long
+    fresh_connection_that_is_cut_is_not_replaced
+    wrong_password_and_unknown_database_are_told_at_once
+    host_that_does_not_answer_is_given_up
+    server_says_what_it_is;
+    connections_are_replaced_after_a_restart
+    first_host_that_takes_writes_is_used
+    unix_socket_is_used_where_it_is_named_and_only_there
+);
+on!(mysql, MySqlProduct:
+    each_statement_of_a_packet_has_an_answer
+    error_in_the_middle_is_rolled_back_and_the_connection_is_reused
+    connection_in_a_transaction_is_not_reused
+    request_that_nobody_waits_for_closes_its_connection
+    connection_that_was_killed_while_idle_is_replaced
+    server_closes_what_was_idle_for_too_long
+    fresh_connection_that_is_cut_is_not_replaced
+    wrong_password_and_unknown_database_are_told_at_once
+    host_that_does_not_answer_is_given_up
+    server_says_what_it_is;
+    connections_are_replaced_after_a_restart
+    first_host_that_takes_writes_is_used
+    unix_socket_is_used_where_it_is_named_and_only_there
+);
