@@ -98,7 +98,10 @@ fn from_server(error: &ServerError, place: &str) -> (ErrorKind, String) {
         // Wrong, without a plugin that we have, locked or expired.
         1045 | 1698 | 1251 | 3118 | 1820 | 1862 | 3955 | 4151 => (
             ErrorKind::Permission,
-            format!("the user or its password was refused ({said}): correct them in the URL"),
+            format!(
+                "the user or its password was refused ({said}): correct them in the URL, and set \
+                 ssl-mode if this user has to use TLS"
+            ),
         ),
         1130 => (
             ErrorKind::Permission,

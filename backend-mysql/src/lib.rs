@@ -23,3 +23,6 @@ const NAME: &str = "mysql";
 pub fn schema_sql(config: &MysqlConfig) -> String {
     sql::Tables::new(config).create().into_iter().map(|statement| statement + ";\n").collect()
 }
+
+#[cfg(test)]
+mod tests;
