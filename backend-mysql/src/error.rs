@@ -15,6 +15,11 @@ pub(crate) fn is_conflict(error: &Driver) -> bool {
     matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101))
 }
 
+/// Whether somebody else has just made the table or the column that was to be made.
+pub(crate) fn is_defined_already(error: &Driver) -> bool {
+    matches!(code(error), Some(1050 | 1060))
+}
+
 /// Whether the connection that reported this must not be used again.
 ///
 /// Whatever did not come from the server left the protocol in an unknown state, and a server that

@@ -1,5 +1,17 @@
-//! Leases that hold on MySQL, MariaDB and Galera clusters, on `mysql_async` and deadpool. MySQL 8.0.1
-//! or MariaDB 10.6, or newer.
+//! Leases that hold on MySQL, MariaDB and Galera clusters of either: a
+//! [`LockBackend`](database_locks_core::LockBackend) on `mysql_async` and deadpool. MySQL 8.0.1 or
+//! MariaDB 10.6, or newer.
+//!
+//! ```no_run
+//! # async fn example() -> database_locks_core::Result<()> {
+//! use database_locks_mysql::{MysqlBackend, MysqlConfig};
+//!
+//! let config = MysqlConfig::from_url("mysql://app@db.internal/app?ssl-mode=verify_identity")?;
+//! let backend = MysqlBackend::connect(config).await?;
+//! backend.migrate().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Most people never see this crate: they give the URL to `Locks::connect` of `database-locks`.
 //!
@@ -60,7 +72,7 @@
 //! grant select, insert, update, delete on app.database_locks_lock_share to app;
 //! ```
 //!
-//! and `create`, on the database, to make these tables.
+//! and `create` to make these tables, or `alter` to adopt one that a Django app has made.
 //!
 //! # Clusters
 //!
@@ -69,17 +81,29 @@
 //! later is closed, and the other hosts are tried. If all fail, the error says what each of them
 //! said. A refused password or a wrong setting is told at once.
 
+mod backend;
 mod config;
 mod error;
 mod packet;
 mod pool;
 mod session;
+mod sql;
+mod state;
 mod tls;
 
+pub use backend::MysqlBackend;
 pub use config::{MysqlConfig, SslMode};
 
 /// The backend's name in errors and logs.
 const NAME: &str = "mysql";
+
+/// The schema as SQL, for people who run their own migrations. Each statement may be repeated.
+///
+/// It makes the tables. Only [`MysqlBackend::migrate`] can adopt one that a Django app has made.
+#[must_use]
+pub fn schema_sql(config: &MysqlConfig) -> String {
+    sql::Tables::new(config).create().into_iter().map(|statement| statement + ";\n").collect()
+}
 
 #[cfg(test)]
 mod tests;

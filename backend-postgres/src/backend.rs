@@ -474,17 +474,8 @@ fn lease_info(row: &Row) -> Result<Option<LeaseInfo>> {
     }))
 }
 
-/// The owner as stored. Others who write the table may store what is no owner here.
-fn owner(label: Option<&str>, explicit: bool) -> Owner {
-    let label = label.unwrap_or("unknown");
-    let parsed = if explicit { Owner::explicit(label) } else { Owner::label_only(label) };
-    parsed.unwrap_or_else(|_| {
-        let mut readable: String = label.chars().filter(|c| !c.is_control()).collect();
-        readable.truncate(readable.floor_char_boundary(Owner::MAX_BYTES));
-        Owner::label_only(readable)
-            .or_else(|_| Owner::label_only("unknown"))
-            .unwrap_or_else(|_| Owner::of_this_process())
-    })
+fn owner(label: Option<&str>, explicit: Option<bool>) -> Owner {
+    Owner::lossy(label.unwrap_or("unknown"), explicit.unwrap_or_default())
 }
 
 fn token(stored: i64) -> Token {

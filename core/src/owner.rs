@@ -48,6 +48,18 @@ impl Owner {
         Self::parse(label.as_ref(), false)
     }
 
+    /// An owner as it was stored, perhaps by somebody who stores what is no owner here: control
+    /// characters are left out, and what is too long is cut.
+    ///
+    /// For backends that share their table with others.
+    #[must_use]
+    pub fn lossy(label: &str, explicit: bool) -> Self {
+        let mut label: String = label.chars().filter(|c| !c.is_control()).collect();
+        label.truncate(label.floor_char_boundary(Self::MAX_BYTES));
+        let label = if label.is_empty() { "unknown" } else { &label };
+        Self { label: label.into(), explicit }
+    }
+
     fn parse(label: &str, explicit: bool) -> Result<Self, Error> {
         if label.is_empty() || label.len() > Self::MAX_BYTES || label.contains(char::is_control) {
             return Err(Error::new(
@@ -100,6 +112,14 @@ mod tests {
         assert!(!alice.supersedes(&Owner::label_only("alice").unwrap()));
         assert!(!process.supersedes(&process));
         assert!(process.label().ends_with(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn what_others_have_stored_is_made_readable() {
+        assert_eq!(Owner::lossy("a\nb", false).label(), "ab");
+        assert_eq!(Owner::lossy("", false).label(), "unknown");
+        assert_eq!(Owner::lossy(&"é".repeat(200), false).label(), "é".repeat(127));
+        assert_eq!(Owner::lossy("alice", true), Owner::explicit("alice").unwrap());
     }
 
     #[test]

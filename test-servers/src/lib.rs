@@ -61,6 +61,7 @@
 
 mod access;
 mod folder;
+mod galera;
 mod install;
 mod mariadb;
 mod mysql;
@@ -76,7 +77,8 @@ mod tls;
 
 pub use access::{Access, Database};
 pub use anyhow::Result;
-pub use install::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
+pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
+pub use install::{Binaries, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
 pub use mariadb::{MariaDb, MariaDbProduct};
 pub use mysql::{MySql, MySqlProduct};
 pub use mysql_program::MySqlProgram;

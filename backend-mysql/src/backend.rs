@@ -1,0 +1,447 @@
+//! The verbs: what is asked of which connection, and what the answers mean.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use database_locks_core::ledger::Ledger;
+use database_locks_core::{
+    Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend,
+    LockName, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+};
+
+use crate::config::MysqlConfig;
+use crate::error;
+use crate::packet::Answer;
+use crate::pool::{Connections, InUse};
+use crate::sql::{ENGINE, From, Packet, ReadAt, Table, Tables};
+use crate::state::{Snapshot, State, get};
+
+/// How often what others have changed in the meantime is decided again, within one request.
+const ROUNDS: u32 = 8;
+/// At most so many names are forgotten by one call of `clean_up`.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
+
+/// Leases in the tables of a MySQL, a MariaDB, or a Galera cluster of either.
+///
+/// Cheap to share by reference or `Arc`; it holds at most
+/// [`pool_size`](MysqlConfig::pool_size) + 1 connections, however many leases there are.
+#[derive(Debug)]
+pub struct MysqlBackend {
+    config: MysqlConfig,
+    connections: Connections,
+    tables: Tables,
+}
+
+impl MysqlBackend {
+    /// Connects, and checks that the server answers and can be made safe. The tables need not be
+    /// there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if no host can be reached, [`ErrorKind::Permission`] if the
+    /// server refuses the user, [`ErrorKind::InvalidOption`] if the database does not exist or TLS
+    /// is not possible as configured, [`ErrorKind::Unsupported`] for a server that is too old,
+    /// has settings that cannot be made safe, or keeps the tables in another engine than `InnoDB`.
+    pub async fn connect(config: MysqlConfig) -> Result<Self> {
+        let backend =
+            Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config };
+        backend.schema().await.map_err(|error| error.with_operation("connect"))?;
+        Ok(backend)
+    }
+
+    /// Makes the tables, or adds what is missing to the table of a Django app. Does nothing where
+    /// all is there, and may be called by many at once.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Self::connect); [`ErrorKind::Permission`] if something is missing and the
+    /// user may not make it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave some of it done. Another call does the rest.
+    pub async fn migrate(&self) -> Result<()> {
+        let migrated = async {
+            let schema = self.schema().await?;
+            if Tables::is_complete(|table, column| schema.has(table, column)) {
+                return Ok(());
+            }
+            for statement in self.tables.create() {
+                self.define(&statement).await?;
+            }
+            let schema = self.schema().await?;
+            if let Some(alter) = self.tables.add_columns(|column| schema.has(Table::Lock, column)) {
+                self.define(&alter).await?;
+                self.schema().await?;
+            }
+            Ok(())
+        };
+        migrated.await.map_err(|error: Error| error.with_operation("migrate"))
+    }
+
+    /// Runs a statement that defines a table, unless somebody else has done so just now.
+    async fn define(&self, statement: &str) -> Result<()> {
+        match self.connections.shared().await?.run(statement).await {
+            Err(error) if !error::is_defined_already(&error) => {
+                Err(error::from_driver(error, self.connections.place()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn schema(&self) -> Result<Schema> {
+        let mut packet = Packet::default();
+        let at = self.tables.read_schema(&mut packet);
+        let answers = self.ask(self.connections.shared().await?, &packet).await?;
+        let mut schema = Schema::default();
+        for row in &answers[at].rows {
+            let (table, column): (String, String) = (get(row, 0)?, get(row, 1)?);
+            let engine: Option<String> = get(row, 2)?;
+            if !engine.as_deref().unwrap_or_default().eq_ignore_ascii_case(ENGINE) {
+                let engine = engine.unwrap_or_else(|| "no engine".to_owned());
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "the table {table} is kept by {engine}, which has no row locks: \
+                         ALTER TABLE {table} ENGINE={ENGINE}"
+                    ),
+                )
+                .with_backend(crate::NAME));
+            }
+            let [lock, _] = self.tables.names();
+            let is_lock = table.eq_ignore_ascii_case(lock);
+            schema
+                .0
+                .insert((if is_lock { Table::Lock } else { Table::Share }, column.to_lowercase()));
+        }
+        Ok(schema)
+    }
+
+    /// Lets `verb` change the ledger of each item's name, and writes what has changed.
+    ///
+    /// Nothing is locked in between: where somebody else has changed a name since it was read, its
+    /// items are decided again. `seen` is what was read of the names before.
+    async fn decide<I: Sync, O: Clone + Send>(
+        &self,
+        verb: &Verb<I, O>,
+        items: &[&I],
+        mut seen: Option<Snapshot>,
+    ) -> Result<Vec<O>> {
+        let mut answers = vec![verb.undecided.clone(); items.len()];
+        let mut open: Vec<usize> = (0..items.len()).collect();
+        let mut missing: BTreeSet<LockName> = BTreeSet::new();
+        for round in 0..ROUNDS {
+            if open.is_empty() {
+                break;
+            }
+            let mut snapshot = match seen.take() {
+                Some(snapshot) => snapshot,
+                None => {
+                    let names: BTreeSet<_> = open.iter().map(|&i| (verb.name)(items[i])).collect();
+                    match self.read(verb.urgent, &names, &missing, pause(round)).await? {
+                        Some(snapshot) => snapshot,
+                        None => continue,
+                    }
+                }
+            };
+            let now = snapshot.now;
+            for &i in &open {
+                let state = snapshot.states.entry((verb.name)(items[i]).clone()).or_default();
+                answers[i] = (verb.decide)(&mut state.ledger, items[i], now);
+            }
+
+            let undone = self.write(verb.urgent, &snapshot).await?;
+            missing = snapshot
+                .states
+                .iter()
+                .filter(|(_, state)| state.lacks_row())
+                .map(|(name, _)| name.clone())
+                .collect();
+            open.retain(|&i| {
+                let name = (verb.name)(items[i]);
+                missing.contains(name) || undone.contains(name)
+            });
+        }
+        for i in open {
+            answers[i] = verb.undecided.clone();
+        }
+        Ok(answers)
+    }
+
+    /// Reads the state of names. `None` where the making of missing rows was contended.
+    async fn read(
+        &self,
+        urgent: bool,
+        names: &BTreeSet<&LockName>,
+        missing: &BTreeSet<LockName>,
+        pause: Duration,
+    ) -> Result<Option<Snapshot>> {
+        let mut packet = Packet::default();
+        let missing: Vec<_> = missing.iter().collect();
+        let at = self.tables.read(&mut packet, names.iter().copied(), &missing, pause);
+        match self.connection(urgent).await?.run(packet.text()).await {
+            Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
+            Err(error) if error::is_conflict(&error) => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Writes what was decided. Answers with the names of which it could not be written, because
+    /// somebody else has changed or locked them.
+    async fn write<'s>(
+        &self,
+        urgent: bool,
+        snapshot: &'s Snapshot,
+    ) -> Result<BTreeSet<&'s LockName>> {
+        let changes: Vec<_> = snapshot
+            .states
+            .iter()
+            .filter_map(|(name, state)| state.change(name, snapshot.now))
+            .collect();
+        if changes.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut packet = Packet::default();
+        let done = self.tables.change(&mut packet, &changes);
+        let answers = match self.connection(urgent).await?.run(packet.text()).await {
+            Ok(answers) => Some(answers),
+            Err(error) if error::is_conflict(&error) => None,
+            Err(error) => return Err(self.failed(error)),
+        };
+        let is_undone = |at: usize| answers.as_ref().is_none_or(|a| a[at].affected != 1);
+        Ok(changes
+            .iter()
+            .zip(done)
+            .filter(|(change, at)| is_undone(*at) && snapshot.states[change.name].is_decided())
+            .map(|(change, _)| change.name)
+            .collect())
+    }
+
+    /// Asks for all of a lock, which takes one round trip where its row is there.
+    async fn take(&self, claim: &Claim) -> Result<Taken> {
+        let names = BTreeSet::from([&claim.name]);
+        let mut seen = None;
+        for missing in [vec![], vec![&claim.name]] {
+            let mut packet = Packet::default();
+            let names = names.iter().copied();
+            let read = self.tables.read(&mut packet, names, &missing, Duration::ZERO);
+            let granted = self.tables.take(&mut packet, claim);
+            let answers = match self.connections.shared().await?.run(packet.text()).await {
+                Ok(answers) => answers,
+                Err(error) if error::is_conflict(&error) => return Ok(Taken::Open(None)),
+                Err(error) => return Err(self.failed(error)),
+            };
+            if answers[granted].affected == 1 {
+                let token = Token::new(answers[granted].last_insert_id);
+                return Ok(Taken::Granted(token));
+            }
+            let snapshot = snapshot(&answers, read)?;
+            let is_there = snapshot.states.values().any(State::is_stored);
+            seen = Some(snapshot);
+            if is_there {
+                break;
+            }
+        }
+        Ok(Taken::Open(seen))
+    }
+
+    /// Ends those of the leases that hold all of their lock, in one round trip. Answers for each
+    /// lease whether it was alive and has ended.
+    async fn end(&self, leases: &[LeaseId]) -> Result<Vec<bool>> {
+        let mut freed = vec![false; leases.len()];
+        let is_alone = |&i: &usize| leases[i].share.is_exclusive();
+        let alone: Vec<usize> = (0..leases.len()).filter(is_alone).collect();
+        if alone.is_empty() {
+            return Ok(freed);
+        }
+        let mut packet = Packet::default();
+        let ended = self.tables.end(&mut packet, alone.iter().map(|&i| &leases[i]));
+        match self.connections.shared().await?.run(packet.text()).await {
+            Ok(answers) => {
+                for (i, at) in alone.into_iter().zip(ended) {
+                    freed[i] = answers[at].affected == 1;
+                }
+                Ok(freed)
+            }
+            Err(error) if error::is_conflict(&error) => Ok(freed),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    async fn connection(&self, urgent: bool) -> Result<InUse> {
+        if urgent { self.connections.for_renewals().await } else { self.connections.shared().await }
+    }
+
+    async fn ask(&self, connection: InUse, packet: &Packet) -> Result<Vec<Answer>> {
+        connection.run(packet.text()).await.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: mysql_async::Error) -> Error {
+        error::from_driver(error, self.connections.place())
+    }
+}
+
+#[async_trait]
+impl LockBackend for MysqlBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(crate::NAME).with_max_in_flight(self.config.connections())
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        let decide = async {
+            let mut seen = None;
+            if let [claim] = claims
+                && claim.share == Share::ALL
+            {
+                match self.take(claim).await? {
+                    Taken::Granted(token) => return Ok(vec![Verdict::Granted(token)]),
+                    Taken::Open(snapshot) => seen = snapshot,
+                }
+            }
+            let claims: Vec<&Claim> = claims.iter().collect();
+            self.decide(&ACQUIRE, &claims, seen).await
+        };
+        decide.await.map_err(|error: Error| error.with_operation("acquire"))
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        let renewals: Vec<&Renewal> = renewals.iter().collect();
+        self.decide(&RENEW, &renewals, None).await.map_err(|error| error.with_operation("renew"))
+    }
+
+    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+        let release = async {
+            let freed = self.end(leases).await?;
+            let open: Vec<&LeaseId> =
+                leases.iter().zip(&freed).filter(|(_, freed)| !**freed).map(|(l, _)| l).collect();
+            let mut decided = self.decide(&RELEASE, &open, None).await?.into_iter();
+            Ok(freed
+                .into_iter()
+                .filter_map(|freed| if freed { Some(Released::Freed) } else { decided.next() })
+                .collect())
+        };
+        release.await.map_err(|error: Error| error.with_operation("release"))
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let after = query.after.as_ref().map(|(name, attempt)| (name.as_str(), *attempt));
+        let mut first = match after {
+            Some((name, _)) if name >= query.prefix.as_str() => From::Name(name.into()),
+            _ => From::Prefix,
+        };
+        let mut page = Vec::new();
+        let list = async {
+            while page.len() < limit {
+                let mut packet = Packet::default();
+                // The first name may have no lease that comes after `after`.
+                let at = self.tables.read_live(&mut packet, query, &first, limit - page.len() + 1);
+                let answers = self.ask(self.connections.shared().await?, &packet).await?;
+                let snapshot = snapshot(&answers, at)?;
+                for (name, state) in &snapshot.states {
+                    let leases = state.ledger.list(name, snapshot.now);
+                    page.extend(leases.into_iter().filter(|info| {
+                        after.is_none_or(|after| (name.as_str(), info.lease.attempt) > after)
+                    }));
+                }
+                match snapshot.last {
+                    None => break,
+                    Some(last) => first = From::After(last),
+                }
+            }
+            page.truncate(limit);
+            Ok(page)
+        };
+        list.await.map_err(|error: Error| error.with_operation("list"))
+    }
+
+    async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        let clean_up = async {
+            let mut packet = Packet::default();
+            let at = self.tables.read_idle(&mut packet, idle, FORGOTTEN_AT_ONCE);
+            let answers = self.ask(self.connections.shared().await?, &packet).await?;
+            let Snapshot { now, states, .. } = snapshot(&answers, at)?;
+            let changes: Vec<_> = states
+                .iter()
+                .filter(|(_, state)| state.ledger.is_idle(idle, now, micros(now)))
+                .filter_map(|(name, state)| state.removal(name))
+                .collect();
+            if changes.is_empty() {
+                return Ok(0);
+            }
+            let mut packet = Packet::default();
+            let done = self.tables.change(&mut packet, &changes);
+            match self.connections.shared().await?.run(packet.text()).await {
+                Ok(answers) => Ok(done.into_iter().map(|at| answers[at].affected).sum()),
+                // Whoever uses one of the names just now goes first.
+                Err(error) if error::is_conflict(&error) => Ok(0),
+                Err(error) => Err(self.failed(error)),
+            }
+        };
+        clean_up.await.map_err(|error: Error| error.with_operation("clean_up"))
+    }
+}
+
+/// What became of a claim to all of a lock.
+enum Taken {
+    Granted(Token),
+    /// It was not free, or contended, as what was read tells.
+    Open(Option<Snapshot>),
+}
+
+/// A verb that a ledger decides.
+struct Verb<I, O> {
+    name: fn(&I) -> &LockName,
+    decide: fn(&mut Ledger, &I, Duration) -> O,
+    /// The answer where somebody else has the row.
+    undecided: O,
+    /// Whether it has a connection of its own.
+    urgent: bool,
+}
+
+const ACQUIRE: Verb<Claim, Verdict> = Verb {
+    name: |claim| &claim.name,
+    decide: |ledger, claim, now| ledger.acquire(claim, now, micros(now)),
+    undecided: Verdict::Busy(Busy { holder: None, retry_after: None }),
+    urgent: false,
+};
+
+const RENEW: Verb<Renewal, Renewed> = Verb {
+    name: |renewal| &renewal.lease.name,
+    decide: |ledger, renewal, now| ledger.renew(renewal, now),
+    undecided: Renewed::Skipped,
+    urgent: true,
+};
+
+const RELEASE: Verb<LeaseId, Released> = Verb {
+    name: |lease| &lease.name,
+    decide: |ledger, lease, now| ledger.release(lease, now).0,
+    undecided: Released::Skipped,
+    urgent: false,
+};
+
+/// How long others get to finish before a round: 1 ms before the third, doubling.
+fn pause(round: u32) -> Duration {
+    match round {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_millis(1 << (round - 2)),
+    }
+}
+
+/// The columns that there are, in lower case.
+#[derive(Default)]
+struct Schema(BTreeSet<(Table, String)>);
+
+impl Schema {
+    fn has(&self, table: Table, column: &str) -> bool {
+        self.0.contains(&(table, column.to_owned()))
+    }
+}
+
+fn snapshot(answers: &[Answer], at: ReadAt) -> Result<Snapshot> {
+    Snapshot::new(&answers[at.clock].rows, &answers[at.rows].rows)
+}
+
+fn micros(now: Duration) -> u64 {
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}

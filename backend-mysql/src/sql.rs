@@ -1,0 +1,487 @@
+//! All SQL that touches the tables.
+//!
+//! A request is one packet of text with several statements, so that it takes one round trip and the
+//! server never waits for the client with a row locked. All values in it are numbers and
+//! hexadecimal literals: nothing needs escaping, whatever the session's `sql_mode` and character
+//! set are, and names compare by their bytes.
+//!
+//! These rules make it exact:
+//!
+//! - **Judge a version, change that version.** Each change of a name writes the name's row and its
+//!   `version`. What was decided from a plain read is written only if the row still has the
+//!   version, and the `expires_at`, that were read: the latter because others, such as a Django
+//!   app, write the row without knowing of versions. On Galera a stale version passes here and
+//!   fails at commit, because the row is written.
+//! - **Lock first, then act, and never wait.** A row is locked by a statement of its own, with
+//!   `SKIP LOCKED`; the statements that follow read the clock after that. So it does not matter
+//!   when within a statement the server reads its clock (`sysdate-is-now`), nor that an `UPDATE`
+//!   cannot skip locked rows itself.
+//! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes.
+
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
+
+use database_locks_core::ledger::{Entry, Mark, Until};
+use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Share, Ttl};
+
+use crate::config::MysqlConfig;
+use crate::state::{Change, Write};
+
+/// In `locked_by` of a name that is held by shares. Its `attempt` is null then.
+pub(crate) const SHARED: &str = "(shared)";
+
+/// The expiry of a lease that never expires: 9999-01-01, which every client can read.
+pub(crate) const NEVER: Duration = Duration::from_secs(253_370_764_800);
+
+const NOW: &str = "UTC_TIMESTAMP(6)";
+
+/// The row that the statements of a transaction have locked, null for none.
+const ROW: &str = "@database_locks_row";
+
+/// The engine that has row locks and transactions.
+pub(crate) const ENGINE: &str = "InnoDB";
+
+/// Statements that are sent as one, and which of them are of interest.
+#[derive(Debug, Default)]
+pub(crate) struct Packet {
+    text: String,
+    statements: usize,
+}
+
+impl Packet {
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Adds a statement, and tells its place among the answers.
+    fn add(&mut self, statement: impl Display) -> usize {
+        if self.statements > 0 {
+            self.text.push_str(";\n");
+        }
+        let _ = write!(self.text, "{statement}");
+        self.statements += 1;
+        self.statements - 1
+    }
+}
+
+/// Where the answers to a read stand among those of its packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadAt {
+    /// One row with the server's clock in µs since 1970.
+    pub(crate) clock: usize,
+    /// What `state.rs` makes states of.
+    pub(crate) rows: usize,
+}
+
+/// The pair of tables.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    lock: String,
+    share: String,
+    /// The two names without quotes.
+    names: [String; 2],
+}
+
+impl Tables {
+    pub(crate) fn new(config: &MysqlConfig) -> Self {
+        let (lock, share) = (config.lock_table(), config.share_table());
+        Self { lock, share, names: config.table_names() }
+    }
+
+    /// Reads all that is known of `names`, after rows were made for those in `missing`, and after
+    /// `pause`, which lets others finish with the rows.
+    pub(crate) fn read<'n>(
+        &self,
+        packet: &mut Packet,
+        names: impl Iterator<Item = &'n LockName>,
+        missing: &[&LockName],
+        pause: Duration,
+    ) -> ReadAt {
+        if !pause.is_zero() {
+            packet.add(format_args!("DO SLEEP({})", pause.as_secs_f64()));
+        }
+        if !missing.is_empty() {
+            let rows = list(missing.iter().map(|name| format!("({})", key(name))));
+            packet.add(format_args!("INSERT IGNORE INTO {} (name) VALUES {rows}", self.lock));
+        }
+        // The clock is read before the rows: an older time can only make a dead lease look alive.
+        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+        let of = format!("{} l", self.lock);
+        let names = list(names.map(key));
+        let rows = packet.add(self.select(&of, &format!("WHERE l.name IN ({names})")));
+        ReadAt { clock, rows }
+    }
+
+    /// Reads up to `limit` live names that start with the query's prefix, from `first` on.
+    pub(crate) fn read_live(
+        &self,
+        packet: &mut Packet,
+        query: &ListQuery,
+        first: &From,
+        limit: usize,
+    ) -> ReadAt {
+        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+        let start = match first {
+            From::Prefix => format!("name >= {}", hex(query.prefix.as_bytes())),
+            From::Name(name) => format!("name >= {}", hex(name)),
+            From::After(name) => format!("name > {}", hex(name)),
+        };
+        let length = query.prefix.len();
+        let page = format!(
+            "(SELECT * FROM {} WHERE {start} AND LEFT(name, {length}) = {} \
+             AND expires_at > {NOW} ORDER BY name LIMIT {limit}) l",
+            self.lock,
+            hex(query.prefix.as_bytes()),
+        );
+        let rows = packet.add(self.select(&page, ""));
+        ReadAt { clock, rows }
+    }
+
+    fn select(&self, from: &str, condition: &str) -> String {
+        format!(
+            "SELECT l.id, l.name, l.version, l.token, l.locked_by, l.explicit_owner, l.attempt, \
+             l.capacity, {}, {}, {}, {}, {}, l.waiting_weight, \
+             s.attempt, s.token, s.locked_by, s.explicit_owner, s.weight, s.capacity, {}, {}, {} \
+             FROM {from} LEFT JOIN {} s ON s.name = l.name {condition} ORDER BY l.name, s.token",
+            micros("l.acquired_at"),
+            micros("l.expires_at"),
+            micros("l.lease_expires_at"),
+            micros("l.touched_at"),
+            micros("l.waiting_until"),
+            micros("s.acquired_at"),
+            micros("s.expires_at"),
+            micros("s.touched_at"),
+            self.share,
+        )
+    }
+
+    /// Grants a claim to all of a lock that nobody holds. Answers where the number of granted rows
+    /// stands, with the token as the last inserted id.
+    ///
+    /// A plain read goes first, so that a claim that is busy locks nothing.
+    pub(crate) fn take(&self, packet: &mut Packet, claim: &Claim) -> usize {
+        let lock = &self.lock;
+        let attempt = hex(claim.attempt.as_uuid().as_bytes());
+        let free = format!(
+            "(expires_at IS NULL OR expires_at <= {NOW} - INTERVAL {} MICROSECOND) \
+             AND NOT attempt <=> {attempt}",
+            span(claim.grace),
+        );
+        let until = match claim.ttl {
+            Ttl::Infinite => moment(NEVER),
+            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
+        };
+        packet.add("START TRANSACTION");
+        packet.add(format_args!(
+            "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {free})",
+            key(&claim.name)
+        ));
+        packet.add(format_args!(
+            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {ROW} AND {free} FOR UPDATE SKIP LOCKED)"
+        ));
+        let granted = packet.add(format_args!(
+            "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
+             version = version + 1, locked_by = {}, explicit_owner = {}, attempt = {attempt}, \
+             capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
+             lease_expires_at = {until}, waiting_weight = 0 WHERE id = {ROW} AND {free}",
+            micros(NOW),
+            hex(claim.owner.label().as_bytes()),
+            u8::from(claim.owner.is_explicit()),
+            Share::FULL,
+        ));
+        packet.add("COMMIT");
+        granted
+    }
+
+    /// Ends leases that hold all of their lock. Answers where each number of ended rows stands.
+    pub(crate) fn end<'l>(
+        &self,
+        packet: &mut Packet,
+        leases: impl Iterator<Item = &'l LeaseId>,
+    ) -> Vec<usize> {
+        let lock = &self.lock;
+        packet.add("START TRANSACTION");
+        let ended = leases
+            .map(|lease| {
+                packet.add(format_args!(
+                    "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND attempt = {} \
+                     AND token = {} AND locked_by = {} AND explicit_owner = {} \
+                     AND lease_expires_at = expires_at AND expires_at > {NOW} \
+                     FOR UPDATE SKIP LOCKED)",
+                    key(&lease.name),
+                    hex(lease.attempt.as_uuid().as_bytes()),
+                    lease.token,
+                    hex(lease.owner.label().as_bytes()),
+                    u8::from(lease.owner.is_explicit()),
+                ));
+                packet.add(format_args!(
+                    "UPDATE {lock} SET version = version + 1, expires_at = NULL, \
+                     lease_expires_at = NULL, touched_at = {NOW} \
+                     WHERE id = {ROW} AND expires_at > {NOW}"
+                ))
+            })
+            .collect();
+        packet.add("COMMIT");
+        ended
+    }
+
+    /// Carries out changes, each if its name is still as it was read. Answers where each number of
+    /// changed rows stands.
+    pub(crate) fn change(&self, packet: &mut Packet, changes: &[Change<'_>]) -> Vec<usize> {
+        packet.add("START TRANSACTION");
+        let done = changes.iter().map(|change| self.change_one(packet, change)).collect();
+        packet.add("COMMIT");
+        done
+    }
+
+    fn change_one(&self, packet: &mut Packet, change: &Change<'_>) -> usize {
+        let Self { lock, share, .. } = self;
+        let name = key(change.name);
+        packet.add(format_args!(
+            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {} AND version = {} AND {} <=> {} \
+             FOR UPDATE SKIP LOCKED)",
+            change.id,
+            change.version,
+            micros("expires_at"),
+            or_null(change.expires_at),
+        ));
+        let columns = match &change.write {
+            Write::Mark(mark) => mark_columns(Some(*mark)),
+            Write::Row(row) => {
+                let until = or_null(row.expires_at.map(moment));
+                format!(
+                    "token = {}, locked_by = {}, explicit_owner = {}, attempt = {}, capacity = {}, \
+                     acquired_at = {}, touched_at = {}, expires_at = {until}, \
+                     lease_expires_at = {until}, {}",
+                    row.token,
+                    or_null(row.locked_by.map(|label| hex(label.as_bytes()))),
+                    u8::from(row.explicit_owner),
+                    or_null(row.attempt.map(|attempt| hex(attempt.as_uuid().as_bytes()))),
+                    row.capacity,
+                    or_null(row.acquired_at.map(moment)),
+                    moment(row.touched_at),
+                    mark_columns(row.mark),
+                )
+            }
+            Write::Nothing => {
+                packet
+                    .add(format_args!("DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL)"));
+                return packet.add(format_args!("DELETE FROM {lock} WHERE id = {ROW}"));
+            }
+        };
+        let in_time = match change.before {
+            None => String::new(),
+            Some(limit) => format!(" AND {NOW} < {}", moment(limit)),
+        };
+        let done = packet.add(format_args!(
+            "UPDATE {lock} SET version = version + 1, {columns} WHERE id = {ROW}{in_time}"
+        ));
+        if let Write::Row(row) = &change.write
+            && !(row.new_shares.is_empty()
+                && row.changed_shares.is_empty()
+                && row.gone_shares.is_empty())
+        {
+            packet.add(format_args!("SET {ROW} = IF(ROW_COUNT() = 1, {ROW}, NULL)"));
+            for entry in &row.new_shares {
+                packet.add(format_args!(
+                    "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
+                     capacity, acquired_at, expires_at, touched_at) \
+                     SELECT {name}, {}, {}, {}, {}, {}, {}, {}, {} FROM DUAL WHERE {ROW} IS NOT NULL",
+                    hex(entry.attempt.as_uuid().as_bytes()),
+                    entry.token,
+                    hex(entry.owner.label().as_bytes()),
+                    u8::from(entry.owner.is_explicit()),
+                    entry.share.weight(),
+                    entry.share.capacity(),
+                    moment(entry.granted_at),
+                    until_columns(entry, row.touched_at).join(", "),
+                ));
+            }
+            for entry in &row.changed_shares {
+                let [expires_at, touched_at] = until_columns(entry, row.touched_at);
+                packet.add(format_args!(
+                    "UPDATE {share} SET expires_at = {expires_at}, touched_at = {touched_at} \
+                     WHERE name = IF({ROW}, {name}, NULL) AND attempt = {}",
+                    hex(entry.attempt.as_uuid().as_bytes()),
+                ));
+            }
+            if !row.gone_shares.is_empty() {
+                let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
+                packet.add(format_args!(
+                    "DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL) AND attempt IN ({})",
+                    list(gone)
+                ));
+            }
+        }
+        done
+    }
+
+    /// Reads names that may be idle.
+    pub(crate) fn read_idle(&self, packet: &mut Packet, idle: Duration, limit: usize) -> ReadAt {
+        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+        let since = format!("{NOW} - INTERVAL {} MICROSECOND", span(idle));
+        let page = format!(
+            "(SELECT * FROM {} WHERE touched_at <= {since} \
+             AND (expires_at IS NULL OR expires_at <= {since}) LIMIT {limit}) l",
+            self.lock,
+        );
+        let rows = packet.add(self.select(&page, ""));
+        ReadAt { clock, rows }
+    }
+
+    /// Which columns there are: rows of table, column and storage engine.
+    pub(crate) fn read_schema(&self, packet: &mut Packet) -> usize {
+        packet.add(format_args!(
+            "SELECT t.table_name, c.column_name, t.engine \
+             FROM information_schema.tables t \
+             JOIN information_schema.columns c \
+               ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
+             WHERE t.table_schema = DATABASE() AND t.table_name IN ({})",
+            list(self.names.iter().map(|name| format!("'{name}'"))),
+        ))
+    }
+
+    /// The names of the tables as `read_schema` answers with them.
+    pub(crate) fn names(&self) -> &[String; 2] {
+        &self.names
+    }
+
+    /// Makes the tables where they are missing.
+    pub(crate) fn create(&self) -> [String; 2] {
+        let [lock, share] = [
+            (&self.lock, vec![LOCK_KEYS.to_vec(), LOCK_COLUMNS.to_vec()], LOCK_INDEXES),
+            (&self.share, vec![SHARE_COLUMNS.to_vec()], SHARE_INDEXES),
+        ]
+        .map(|(table, columns, indexes)| {
+            let columns: String = columns
+                .concat()
+                .into_iter()
+                .map(|(column, definition)| format!("  {column} {definition},\n"))
+                .collect();
+            format!("CREATE TABLE IF NOT EXISTS {table} (\n{columns}  {indexes}\n) ENGINE={ENGINE}")
+        });
+        [lock, share]
+    }
+
+    /// Adds our columns to a table that a Django app made, except for those in `present`.
+    pub(crate) fn add_columns(&self, present: impl Fn(&str) -> bool) -> Option<String> {
+        let missing = LOCK_COLUMNS.iter().filter(|(column, _)| !present(column));
+        let added =
+            list(missing.map(|(column, definition)| format!("ADD COLUMN {column} {definition}")));
+        (!added.is_empty()).then(|| format!("ALTER TABLE {} {added}", self.lock))
+    }
+
+    /// Whether the table of shares, and our columns in the lock table, are all `present`.
+    pub(crate) fn is_complete(present: impl Fn(Table, &str) -> bool) -> bool {
+        LOCK_KEYS.iter().chain(LOCK_COLUMNS).all(|(column, _)| present(Table::Lock, column))
+            && SHARE_COLUMNS.iter().all(|(column, _)| present(Table::Share, column))
+    }
+}
+
+/// One of the two tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Lock,
+    Share,
+}
+
+/// Where a list goes on.
+#[derive(Debug)]
+pub(crate) enum From {
+    Prefix,
+    Name(Vec<u8>),
+    After(Vec<u8>),
+}
+
+/// What django-database-locks has, too.
+const LOCK_KEYS: &[(&str, &str)] = &[
+    ("id", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"),
+    ("name", "VARBINARY(255) NOT NULL"),
+    ("locked_by", "VARBINARY(255) NULL"),
+    ("expires_at", "DATETIME(6) NULL"),
+];
+
+/// `lease_expires_at` is `expires_at` as we wrote it: where the two differ, somebody else has
+/// written the row since.
+const LOCK_COLUMNS: &[(&str, &str)] = &[
+    ("attempt", "BINARY(16) NULL"),
+    ("token", "BIGINT NOT NULL DEFAULT 0"),
+    ("version", "BIGINT NOT NULL DEFAULT 0"),
+    ("explicit_owner", "BOOLEAN NOT NULL DEFAULT FALSE"),
+    ("capacity", "INT NOT NULL DEFAULT 2147483647"),
+    ("acquired_at", "DATETIME(6) NULL"),
+    ("lease_expires_at", "DATETIME(6) NULL"),
+    ("touched_at", "DATETIME(6) NULL"),
+    ("waiting_until", "DATETIME(6) NULL"),
+    ("waiting_weight", "INT NOT NULL DEFAULT 0"),
+];
+
+const LOCK_INDEXES: &str = "UNIQUE KEY (name)";
+
+const SHARE_COLUMNS: &[(&str, &str)] = &[
+    ("name", "VARBINARY(255) NOT NULL"),
+    ("attempt", "BINARY(16) NOT NULL"),
+    ("token", "BIGINT NOT NULL"),
+    ("locked_by", "VARBINARY(255) NOT NULL"),
+    ("explicit_owner", "BOOLEAN NOT NULL"),
+    ("weight", "INT NOT NULL"),
+    ("capacity", "INT NOT NULL"),
+    ("acquired_at", "DATETIME(6) NOT NULL"),
+    ("expires_at", "DATETIME(6) NULL"),
+    ("touched_at", "DATETIME(6) NOT NULL"),
+];
+
+const SHARE_INDEXES: &str = "PRIMARY KEY (name, attempt)";
+
+/// A share that was released has no expiry, and was touched then.
+fn until_columns(entry: &Entry, now: Duration) -> [String; 2] {
+    match entry.until {
+        Until::Forever => [moment(NEVER), moment(now)],
+        Until::Expiry(at) => [moment(at), moment(now)],
+        Until::Released(at) => ["NULL".to_owned(), moment(at)],
+    }
+}
+
+fn mark_columns(mark: Option<Mark>) -> String {
+    let (until, weight) = mark.map_or(("NULL".to_owned(), 0), |m| (moment(m.until), m.weight));
+    format!("waiting_until = {until}, waiting_weight = {weight}")
+}
+
+/// A time as µs since 1970.
+fn micros(time: &str) -> String {
+    format!("TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', {time})")
+}
+
+/// µs since 1970 as a time.
+fn moment(since_1970: Duration) -> String {
+    let micros = since_1970.min(NEVER).as_micros();
+    format!("TIMESTAMP'1970-01-01 00:00:00.000000' + INTERVAL {micros} MICROSECOND")
+}
+
+/// µs to add to a time or take from it: at most 1,000 years, so that the calendar does not end.
+fn span(duration: Duration) -> u128 {
+    const MOST: Duration = Duration::from_hours(1_000 * 365 * 24);
+    duration.min(MOST).as_micros()
+}
+
+fn key(name: &LockName) -> String {
+    hex(name.as_str().as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut literal = String::with_capacity(2 * bytes.len() + 3);
+    literal.push_str("x'");
+    for byte in bytes {
+        let _ = write!(literal, "{byte:02x}");
+    }
+    literal.push('\'');
+    literal
+}
+
+fn or_null(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "NULL".to_owned(), |value| value.to_string())
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,394 @@
+//! What the tables hold of a name, and how that becomes a ledger and back.
+//!
+//! The name's own row says who holds all of the lock. Where several hold shares it says
+//! [`SHARED`], and until when the last of them lives; each share then has a row of its own.
+//!
+//! Others, such as a Django app, know only `locked_by` and `expires_at`. What they write is told
+//! from ours by `lease_expires_at`, which only we write along: where it differs from `expires_at`
+//! somebody else has taken, renewed or ended the lease since.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
+use database_locks_core::{Attempt, Error, ErrorKind, LockName, Owner, Result, Share, Token};
+use mysql_async::Row;
+use mysql_async::prelude::FromValue;
+use uuid::Uuid;
+
+use crate::sql::{NEVER, SHARED};
+
+/// What was read, and when by the server's clock.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Since 1970.
+    pub(crate) now: Duration,
+    pub(crate) states: BTreeMap<LockName, State>,
+    /// The last name that was read, also if it cannot be one of ours.
+    pub(crate) last: Option<Vec<u8>>,
+}
+
+/// All that the tables hold of one name, and what is to become of it.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// What was decided; at first as it was read.
+    pub(crate) ledger: Ledger,
+    before: Ledger,
+    row: Option<RowRead>,
+    /// The rows of shares that there are, some of them perhaps void.
+    shares: Vec<Entry>,
+}
+
+/// Which version of a name's row was read.
+#[derive(Debug, Clone, Copy)]
+struct RowRead {
+    id: i64,
+    version: i64,
+    expires_at: Option<i64>,
+}
+
+/// What is to be written of a name, if its row is still as it was read.
+#[derive(Debug)]
+pub(crate) struct Change<'s> {
+    pub(crate) name: &'s LockName,
+    pub(crate) id: i64,
+    pub(crate) version: i64,
+    /// In µs since 1970.
+    pub(crate) expires_at: Option<i64>,
+    /// What was decided holds only until then.
+    pub(crate) before: Option<Duration>,
+    pub(crate) write: Write<'s>,
+}
+
+/// What is to be written of a name.
+#[derive(Debug)]
+pub(crate) enum Write<'s> {
+    /// Only who waits.
+    Mark(Mark),
+    /// All of it.
+    Row(Box<RowWrite<'s>>),
+    /// The name is forgotten.
+    Nothing,
+}
+
+/// A name's row, and its shares as far as they differ from those that were read.
+#[derive(Debug)]
+pub(crate) struct RowWrite<'s> {
+    pub(crate) token: u64,
+    pub(crate) locked_by: Option<&'s str>,
+    pub(crate) explicit_owner: bool,
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) capacity: u32,
+    pub(crate) acquired_at: Option<Duration>,
+    pub(crate) expires_at: Option<Duration>,
+    pub(crate) touched_at: Duration,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) new_shares: Vec<&'s Entry>,
+    pub(crate) changed_shares: Vec<&'s Entry>,
+    pub(crate) gone_shares: Vec<Attempt>,
+}
+
+impl Snapshot {
+    /// Makes states of rows, those of one name one after the other, in the order of their tokens.
+    pub(crate) fn new(clock: &[Row], rows: &[Row]) -> Result<Self> {
+        let now = clock.first().ok_or_else(|| unexpected("no time"))?;
+        let now = since_1970(get(now, 0)?);
+        let mut snapshot = Self { now, states: BTreeMap::new(), last: None };
+        for row in rows {
+            let bytes: Vec<u8> = get(row, column::NAME)?;
+            let name = std::str::from_utf8(&bytes).ok().and_then(|name| LockName::new(name).ok());
+            snapshot.last = Some(bytes);
+            // A name that this library could not have written is nothing that it can be asked for.
+            let Some(name) = name else { continue };
+            let state = snapshot.states.entry(name).or_default();
+            if state.row.is_none() {
+                state.row = Some(RowRead {
+                    id: get(row, column::ID)?,
+                    version: get(row, column::VERSION)?,
+                    expires_at: get(row, column::EXPIRES_AT)?,
+                });
+                state.before = name_row(row, now)?;
+            }
+            if let Some(share) = share_row(row)? {
+                state.shares.push(share);
+            }
+            if is_shared(row)? {
+                state.before.entries = match get::<Option<i64>>(row, column::EXPIRES_AT)? {
+                    Some(_) => state.shares.clone(),
+                    // Somebody else has ended all of them at once.
+                    None => state.shares.iter().map(|e| ended(e, state.before.touched)).collect(),
+                };
+            }
+        }
+        for state in snapshot.states.values_mut() {
+            state.ledger = state.before.clone();
+        }
+        Ok(snapshot)
+    }
+}
+
+impl State {
+    /// Whether there is a row for the name.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.row.is_some()
+    }
+
+    /// What has to be written for what was decided, `None` for nothing. A name without a row has
+    /// nothing that could be changed.
+    pub(crate) fn change<'s>(&'s self, name: &'s LockName, now: Duration) -> Option<Change<'s>> {
+        let row = self.row?;
+        let write = if self.ledger.entries == self.before.entries
+            && self.ledger.token == self.before.token
+        {
+            Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
+        } else {
+            Write::Row(Box::new(self.row_write(now)))
+        };
+        let RowRead { id, version, expires_at } = row;
+        Some(Change { name, id, version, expires_at, before: self.limit(now), write })
+    }
+
+    /// The change that forgets the name.
+    pub(crate) fn removal<'s>(&self, name: &'s LockName) -> Option<Change<'s>> {
+        let RowRead { id, version, expires_at } = self.row?;
+        Some(Change { name, id, version, expires_at, before: None, write: Write::Nothing })
+    }
+
+    /// Whether something was decided that only a row can tell: it has to be made first.
+    pub(crate) fn lacks_row(&self) -> bool {
+        self.row.is_none() && self.ledger != self.before
+    }
+
+    /// Whether more than a mark was decided.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.ledger.entries != self.before.entries || self.ledger.token != self.before.token
+    }
+
+    /// A mark as heavy as the one that is there is written only when half of that one is over.
+    fn is_mark_due(&self, now: Duration) -> bool {
+        let left = |mark: Mark| mark.until.saturating_sub(now);
+        match (self.before.mark, self.ledger.mark) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(old), Some(new)) => old.weight != new.weight || left(old) < left(new) / 2,
+        }
+    }
+
+    /// Until when what was decided holds: while what it extends, and what it grants, is alive.
+    fn limit(&self, now: Duration) -> Option<Duration> {
+        let expiry = |entry: &Entry| match entry.until {
+            Until::Expiry(at) if at > now => Some(at),
+            _ => None,
+        };
+        self.ledger
+            .entries
+            .iter()
+            .filter(|entry| !self.before.entries.contains(entry))
+            .filter(|entry| !matches!(entry.until, Until::Released(_)))
+            .flat_map(|entry| {
+                let old = self.before.entries.iter().find(|old| old.attempt == entry.attempt);
+                [expiry(entry), old.and_then(expiry)]
+            })
+            .flatten()
+            .min()
+    }
+
+    fn row_write(&self, now: Duration) -> RowWrite<'_> {
+        let Ledger { token, entries, mark, touched } = &self.ledger;
+        let mut row = RowWrite {
+            token: *token,
+            locked_by: None,
+            explicit_owner: false,
+            attempt: None,
+            capacity: Share::FULL,
+            acquired_at: None,
+            expires_at: None,
+            touched_at: *touched,
+            mark: *mark,
+            new_shares: Vec::new(),
+            changed_shares: Vec::new(),
+            gone_shares: Vec::new(),
+        };
+        let mut shares: &[Entry] = &[];
+        match entries.as_slice() {
+            [] => {}
+            [entry] if entry.share.is_exclusive() => {
+                row.locked_by = Some(entry.owner.label());
+                row.explicit_owner = entry.owner.is_explicit();
+                row.attempt = Some(entry.attempt).filter(|attempt| *attempt != no_attempt());
+                row.capacity = entry.share.capacity();
+                row.acquired_at = Some(entry.granted_at);
+                row.expires_at = end(entry.until);
+            }
+            entries => {
+                row.locked_by = Some(SHARED);
+                row.acquired_at = entries.iter().map(|entry| entry.granted_at).max();
+                // Others may take the row once it has expired: not before the last share.
+                row.expires_at =
+                    entries.iter().filter_map(|e| end(e.until)).filter(|end| *end > now).max();
+                shares = entries;
+            }
+        }
+        for entry in shares.iter().filter(|entry| entry.attempt != no_attempt()) {
+            match self.shares.iter().find(|stored| stored.attempt == entry.attempt) {
+                None => row.new_shares.push(entry),
+                Some(stored) if stored != entry => row.changed_shares.push(entry),
+                Some(_) => {}
+            }
+        }
+        row.gone_shares = self
+            .shares
+            .iter()
+            .map(|stored| stored.attempt)
+            .filter(|stored| !shares.iter().any(|entry| entry.attempt == *stored))
+            .collect();
+        row
+    }
+}
+
+/// The columns of what `sql.rs` reads.
+mod column {
+    pub(super) const ID: usize = 0;
+    pub(super) const NAME: usize = 1;
+    pub(super) const VERSION: usize = 2;
+    pub(super) const TOKEN: usize = 3;
+    pub(super) const LOCKED_BY: usize = 4;
+    pub(super) const EXPLICIT_OWNER: usize = 5;
+    pub(super) const ATTEMPT: usize = 6;
+    pub(super) const CAPACITY: usize = 7;
+    pub(super) const ACQUIRED_AT: usize = 8;
+    pub(super) const EXPIRES_AT: usize = 9;
+    pub(super) const LEASE_EXPIRES_AT: usize = 10;
+    pub(super) const TOUCHED_AT: usize = 11;
+    pub(super) const WAITING_UNTIL: usize = 12;
+    pub(super) const WAITING_WEIGHT: usize = 13;
+    pub(super) const SHARE_ATTEMPT: usize = 14;
+    pub(super) const SHARE_TOKEN: usize = 15;
+    pub(super) const SHARE_LOCKED_BY: usize = 16;
+    pub(super) const SHARE_EXPLICIT_OWNER: usize = 17;
+    pub(super) const SHARE_WEIGHT: usize = 18;
+    pub(super) const SHARE_CAPACITY: usize = 19;
+    pub(super) const SHARE_ACQUIRED_AT: usize = 20;
+    pub(super) const SHARE_EXPIRES_AT: usize = 21;
+    pub(super) const SHARE_TOUCHED_AT: usize = 22;
+}
+
+/// What the name's own row says, shares apart.
+fn name_row(row: &Row, now: Duration) -> Result<Ledger> {
+    let moment = |at| Ok::<_, Error>(get::<Option<i64>>(row, at)?.map(since_1970));
+    let expires_at = moment(column::EXPIRES_AT)?;
+    let is_ours = expires_at == moment(column::LEASE_EXPIRES_AT)?;
+    let touched = moment(column::TOUCHED_AT)?.unwrap_or_default();
+    let owner: Option<Vec<u8>> = get(row, column::LOCKED_BY)?;
+    let label = owner.as_deref().map(String::from_utf8_lossy);
+    let label = label.as_deref().unwrap_or("unknown");
+    let attempt: Option<Vec<u8>> = get(row, column::ATTEMPT)?;
+    let capacity = get(row, column::CAPACITY)?;
+    let mut ledger = Ledger {
+        token: get(row, column::TOKEN)?,
+        touched,
+        mark: moment(column::WAITING_UNTIL)?
+            .map(|until| Ok::<_, Error>(Mark { until, weight: get(row, column::WAITING_WEIGHT)? }))
+            .transpose()?,
+        entries: Vec::new(),
+    };
+    if let (Some(expires_at), false) = (expires_at, is_ours) {
+        // Somebody else's lease. Whatever was granted before it is older than it is.
+        ledger.token += 1;
+        ledger.entries.push(Entry {
+            attempt: no_attempt(),
+            token: Token::new(ledger.token),
+            owner: Owner::lossy(label, false),
+            share: Share::ALL,
+            granted_at: now,
+            until: until(Some(expires_at), touched),
+        });
+    } else if let Some(attempt) = attempt {
+        ledger.entries.push(Entry {
+            attempt: to_attempt(&attempt)?,
+            token: Token::new(ledger.token),
+            owner: Owner::lossy(label, get(row, column::EXPLICIT_OWNER)?),
+            share: Share::new(capacity, capacity)?,
+            granted_at: moment(column::ACQUIRED_AT)?.unwrap_or(touched),
+            until: until(expires_at, touched),
+        });
+    }
+    Ok(ledger)
+}
+
+/// Whether the shares of the name count: not once somebody else has written the row, unless it
+/// was to end them.
+fn is_shared(row: &Row) -> Result<bool> {
+    let label: Option<Vec<u8>> = get(row, column::LOCKED_BY)?;
+    let expires_at: Option<i64> = get(row, column::EXPIRES_AT)?;
+    let ours: Option<i64> = get(row, column::LEASE_EXPIRES_AT)?;
+    Ok(label.as_deref() == Some(SHARED.as_bytes()) && (expires_at == ours || expires_at.is_none()))
+}
+
+fn share_row(row: &Row) -> Result<Option<Entry>> {
+    let Some(attempt) = get::<Option<Vec<u8>>>(row, column::SHARE_ATTEMPT)? else {
+        return Ok(None);
+    };
+    let owner: Vec<u8> = get(row, column::SHARE_LOCKED_BY)?;
+    let expires_at = get::<Option<i64>>(row, column::SHARE_EXPIRES_AT)?.map(since_1970);
+    Ok(Some(Entry {
+        attempt: to_attempt(&attempt)?,
+        token: Token::new(get(row, column::SHARE_TOKEN)?),
+        owner: Owner::lossy(
+            &String::from_utf8_lossy(&owner),
+            get(row, column::SHARE_EXPLICIT_OWNER)?,
+        ),
+        share: Share::new(get(row, column::SHARE_WEIGHT)?, get(row, column::SHARE_CAPACITY)?)?,
+        granted_at: since_1970(get(row, column::SHARE_ACQUIRED_AT)?),
+        until: until(expires_at, since_1970(get(row, column::SHARE_TOUCHED_AT)?)),
+    }))
+}
+
+fn ended(entry: &Entry, at: Duration) -> Entry {
+    Entry { until: Until::Released(at), ..entry.clone() }
+}
+
+fn until(expires_at: Option<Duration>, touched: Duration) -> Until {
+    match expires_at {
+        None => Until::Released(touched),
+        Some(at) if at >= NEVER => Until::Forever,
+        Some(at) => Until::Expiry(at),
+    }
+}
+
+/// When a lease ends or has ended, `None` for one that was released.
+fn end(until: Until) -> Option<Duration> {
+    match until {
+        Until::Forever => Some(NEVER),
+        Until::Expiry(at) => Some(at),
+        Until::Released(_) => None,
+    }
+}
+
+/// In place of the attempt of a lease that somebody else's client wrote.
+fn no_attempt() -> Attempt {
+    Attempt::from_uuid(Uuid::nil())
+}
+
+fn to_attempt(bytes: &[u8]) -> Result<Attempt> {
+    let uuid = Uuid::from_slice(bytes).map_err(|_| unexpected("an attempt of another length"))?;
+    Ok(Attempt::from_uuid(uuid))
+}
+
+fn since_1970(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+pub(crate) fn get<T: FromValue>(row: &Row, column: usize) -> Result<T> {
+    row.get_opt(column)
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| unexpected(&format!("another type in column {column}")))
+}
+
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Backend,
+        format!("the server answered with {what}: are its tables of another version?"),
+    )
+    .with_backend(crate::NAME)
+}

@@ -1,0 +1,153 @@
+//! What the tests share: three servers, and a database of its own for each test.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses its own part"
+)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use database_locks_core::{
+    Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Share, Token, Ttl, Verdict,
+};
+use database_locks_mysql::{MysqlBackend, MysqlConfig};
+use database_locks_test_servers::{Access, Database, Galera, MariaDb, MySql, Result};
+use mysql_async::{Conn, Opts};
+
+/// Which of the servers a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    MySql,
+    MariaDb,
+    Galera,
+}
+
+/// Runs each test on each server.
+macro_rules! on_each_server {
+    ($($test:ident),* $(,)?) => {
+        mod mysql { $(#[tokio::test] async fn $test() { super::$test(super::Kind::MySql).await })* }
+        mod mariadb { $(#[tokio::test] async fn $test() { super::$test(super::Kind::MariaDb).await })* }
+        mod galera { $(#[tokio::test] async fn $test() { super::$test(super::Kind::Galera).await })* }
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use on_each_server;
+
+impl Kind {
+    /// The server that all tests of this process share: all its nodes.
+    pub fn shared(self) -> Result<Vec<Access>> {
+        Ok(match self {
+            Self::MySql => vec![MySql::shared()?.clone()],
+            Self::MariaDb => vec![MariaDb::shared()?.clone()],
+            Self::Galera => {
+                let cluster = Galera::shared()?;
+                (0..cluster.len()).map(|i| Access::clone(cluster.node(i))).collect()
+            }
+        })
+    }
+}
+
+/// A database of the test's own.
+pub struct Store {
+    pub database: Database,
+    /// The same database on each node.
+    pub nodes: Vec<Access>,
+    next: AtomicUsize,
+}
+
+impl Store {
+    /// A database with the tables in it, and a backend on them.
+    pub async fn migrated(kind: Kind) -> (Self, MysqlBackend) {
+        let store = Self::empty(kind);
+        let backend = store.backend().await;
+        backend.migrate().await.unwrap();
+        (store, backend)
+    }
+
+    pub fn empty(kind: Kind) -> Self {
+        Self::on(&kind.shared().unwrap()).unwrap()
+    }
+
+    /// A database on these nodes of one cluster.
+    pub fn on(nodes: &[Access]) -> Result<Self> {
+        Self::with(nodes, "")
+    }
+
+    /// As [`on`](Self::on), with a character set or collation.
+    pub fn with(nodes: &[Access], charset: &str) -> Result<Self> {
+        let database = nodes[0].database_with(charset)?;
+        let name = database.database_name();
+        let nodes = nodes.iter().map(|node| node.in_database(name)).collect();
+        Ok(Self { database, nodes, next: AtomicUsize::new(0) })
+    }
+
+    /// One of the nodes, another each time.
+    pub fn node(&self) -> &Access {
+        &self.nodes[self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len()]
+    }
+
+    pub fn config(&self) -> MysqlConfig {
+        MysqlConfig::from_url(self.node().url()).unwrap()
+    }
+
+    pub async fn backend(&self) -> MysqlBackend {
+        MysqlBackend::connect(self.config()).await.unwrap()
+    }
+
+    /// A plain connection of the test's own, to the first node.
+    pub async fn client(&self) -> Conn {
+        connect(&self.nodes[0]).await
+    }
+}
+
+pub async fn connect(access: &Access) -> Conn {
+    Conn::new(Opts::from_url(access.url()).unwrap()).await.unwrap()
+}
+
+pub fn name(name: &str) -> LockName {
+    LockName::new(name).unwrap()
+}
+
+pub fn owner(label: &str) -> Owner {
+    Owner::label_only(label).unwrap()
+}
+
+/// An exclusive claim of a minute.
+pub fn claim(lock: &str) -> Claim {
+    Claim {
+        name: name(lock),
+        attempt: Attempt::new(),
+        share: Share::ALL,
+        owner: owner("host.1"),
+        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
+        grace: Duration::ZERO,
+        mark: None,
+    }
+}
+
+pub fn lease(claim: &Claim, token: Token) -> LeaseId {
+    LeaseId {
+        name: claim.name.clone(),
+        attempt: claim.attempt,
+        token,
+        owner: claim.owner.clone(),
+        share: claim.share,
+    }
+}
+
+pub async fn ask(backend: &MysqlBackend, claim: &Claim) -> Verdict {
+    let verdicts = backend.acquire(std::slice::from_ref(claim)).await.unwrap();
+    let [verdict] = <[Verdict; 1]>::try_from(verdicts).unwrap();
+    verdict
+}
+
+/// Acquires what must be free.
+pub async fn hold(backend: &MysqlBackend, claim: &Claim) -> LeaseId {
+    match ask(backend, claim).await {
+        Verdict::Granted(token) => lease(claim, token),
+        other => panic!("{:?} was not granted: {other:?}", claim.name),
+    }
+}

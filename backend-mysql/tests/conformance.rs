@@ -1,0 +1,316 @@
+//! The common suite on MySQL, on MariaDB, and on a Galera cluster whose clients are on different
+//! nodes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Kind, Store};
+use database_locks_conformance::{
+    Client, ClientOption, Harness, Isolation, Outcome, RowLock, Stop, TableNames, async_trait,
+};
+use database_locks_core::LockName;
+use database_locks_mysql::{MysqlBackend, MysqlConfig};
+use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Server};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use uuid::Uuid;
+
+mod mysql {
+    use super::OnMySql;
+
+    database_locks_conformance::suite!(OnMySql);
+}
+
+mod mariadb {
+    use super::OnMariaDb;
+
+    database_locks_conformance::suite!(OnMariaDb);
+}
+
+mod galera {
+    use super::OnGalera;
+
+    database_locks_conformance::suite!(OnGalera);
+}
+
+/// The error that the transaction of somebody else on another node has won.
+const DEADLOCK: u16 = 1213;
+
+/// A database of its own for each case.
+struct Case {
+    store: Arc<Store>,
+    table: &'static str,
+    /// Below the database, which is dropped while its server still runs.
+    own: Option<Arc<Own>>,
+}
+
+/// A server, or a cluster, for one case only.
+enum Own {
+    MySql(MySql),
+    MariaDb(MariaDb),
+    Galera(Galera),
+}
+
+impl Own {
+    fn start(kind: Kind) -> database_locks_test_servers::Result<Self> {
+        Ok(match kind {
+            Kind::MySql => Self::MySql(MySql::start()?),
+            Kind::MariaDb => Self::MariaDb(MariaDb::start()?),
+            Kind::Galera => Self::Galera(Galera::start()?),
+        })
+    }
+
+    fn nodes(&self) -> Vec<Access> {
+        match self {
+            Self::MySql(server) => vec![Access::clone(server)],
+            Self::MariaDb(server) => vec![Access::clone(server)],
+            Self::Galera(cluster) => {
+                (0..cluster.len()).map(|i| Access::clone(cluster.node(i))).collect()
+            }
+        }
+    }
+
+    /// A cluster restarts node by node, as its administrators do it.
+    fn restart(&self) -> database_locks_test_servers::Result<()> {
+        match self {
+            Self::MySql(server) => server.restart(),
+            Self::MariaDb(server) => server.restart(),
+            Self::Galera(cluster) => {
+                for i in 0..cluster.len() {
+                    cluster.node(i).restart()?;
+                    cluster.wait_until_synced(i)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Case {
+    async fn fresh(kind: Kind) -> Outcome<Self> {
+        let nodes = kind.shared().map_err(failed)?;
+        Self::on(&nodes, None).await
+    }
+
+    async fn restartable(kind: Kind) -> Outcome<Self> {
+        let own = tokio::task::spawn_blocking(move || Own::start(kind)).await?.map_err(failed)?;
+        Self::on(&own.nodes(), Some(own)).await
+    }
+
+    async fn on(nodes: &[Access], own: Option<Own>) -> Outcome<Self> {
+        let store = Arc::new(Store::on(nodes).map_err(failed)?);
+        let case = Self { store, table: MysqlConfig::DEFAULT_TABLE, own: own.map(Arc::new) };
+        case.migrate().await?;
+        Ok(case)
+    }
+
+    async fn restart(&self) -> Outcome {
+        let Some(own) = self.own.clone() else {
+            return Err(Stop::failed("only a server of the case's own may be restarted"));
+        };
+        tokio::task::spawn_blocking(move || own.restart()).await?.map_err(failed)
+    }
+
+    fn config(&self) -> Outcome<MysqlConfig> {
+        Ok(self.store.config().table(self.table)?)
+    }
+
+    async fn client(&self) -> Outcome<Client> {
+        Ok(Arc::new(MysqlBackend::connect(self.config()?).await?))
+    }
+
+    async fn migrate(&self) -> Outcome {
+        Ok(MysqlBackend::connect(self.config()?).await?.migrate().await?)
+    }
+
+    async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
+        let mut admin = self.store.client().await;
+        admin.query_drop("START TRANSACTION").await?;
+        let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
+        admin.exec_drop(sql, (name.as_str().as_bytes(),)).await?;
+        Ok(Box::new(Locked(admin)))
+    }
+
+    async fn delete_row(&self, name: &LockName) -> Outcome {
+        let mut admin = self.store.client().await;
+        for table in ["database_locks_lock_share", "database_locks_lock"] {
+            let sql = format!("DELETE FROM {table} WHERE name = ?");
+            admin.exec_drop(&sql, (name.as_str().as_bytes(),)).await?;
+        }
+        Ok(())
+    }
+
+    async fn client_with(&self, option: &ClientOption) -> Outcome<Client> {
+        let mark = match option {
+            ClientOption::PoolOfOne => {
+                let config = self.config()?.pool_size(1)?;
+                return Ok(Arc::new(MysqlBackend::connect(config).await?));
+            }
+            ClientOption::Isolation(Isolation::ReadCommitted) => "rc",
+            ClientOption::Isolation(Isolation::RepeatableRead) => "rr",
+            ClientOption::Isolation(Isolation::Serializable) => "se",
+            ClientOption::AutocommitOff => "ac",
+            ClientOption::TimeZone(zone) if zone == "Pacific/Kiritimati" => "ea",
+            ClientOption::TimeZone(zone) if zone == "America/Los_Angeles" => "we",
+            _ => return Err(Stop::Skipped(format!("these servers have no {option:?}"))),
+        };
+        let user = format!("{mark}_{}", &Uuid::new_v4().simple().to_string()[..20]);
+        let database = self.store.database.database_name();
+        for node in &self.store.nodes {
+            let mut admin = common::connect(node).await;
+            let version: Option<String> = admin.query_first("SELECT VERSION()").await?;
+            let is_mariadb = version.unwrap_or_default().contains("MariaDB");
+            admin.exec_drop("SET GLOBAL init_connect = ?", (hostile_sessions(is_mariadb),)).await?;
+        }
+        let mut admin = self.store.client().await;
+        admin.query_drop(format!("CREATE USER {user} IDENTIFIED BY 'secret'")).await?;
+        admin.query_drop(format!("GRANT ALL ON {database}.* TO {user}")).await?;
+        let access = self.store.node().as_user(&user, "secret");
+        // Users are made on one node, and come to the others when these have caught up.
+        for node in &self.store.nodes {
+            let mut node = common::connect(node).await;
+            node.query_drop("SET SESSION wsrep_sync_wait = 1").await.ok();
+            let _: Option<i64> = node.query_first("SELECT COUNT(*) FROM mysql.user").await?;
+        }
+        let config = MysqlConfig::from_url(access.url())?.table(self.table)?;
+        Ok(Arc::new(MysqlBackend::connect(config).await?))
+    }
+
+    async fn break_connections(&self) -> Outcome {
+        for node in &self.store.nodes {
+            let mut admin = admin(node).await;
+            let ids: Vec<u64> =
+                admin.exec(CONNECTIONS, (self.store.database.database_name(),)).await?;
+            for id in ids {
+                // It may have gone by itself.
+                admin.query_drop(format!("KILL {id}")).await.ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn connection_count(&self) -> Outcome<usize> {
+        let mut count = 0;
+        for node in &self.store.nodes {
+            let database = self.store.database.database_name();
+            let ids: Vec<u64> = admin(node).await.exec(CONNECTIONS, (database,)).await?;
+            count += ids.len();
+        }
+        Ok(count)
+    }
+}
+
+const CONNECTIONS: &str = "SELECT id FROM information_schema.processlist WHERE db = ?";
+
+/// A connection that is not to the case's database, so that it is not counted.
+async fn admin(node: &Access) -> Conn {
+    common::connect(&node.in_database("mysql")).await
+}
+
+/// What sessions of the users of [`Case::client_with`] start with, by the users' names. Others
+/// keep the defaults.
+fn hostile_sessions(is_mariadb: bool) -> String {
+    let isolation = if is_mariadb { "tx_isolation" } else { "transaction_isolation" };
+    let east = if is_mariadb { "+13:00" } else { "+14:00" };
+    format!(
+        "SET @@session.{isolation} = CASE LEFT(USER(), 3) WHEN 'rc_' THEN 'READ-COMMITTED' \
+         WHEN 'rr_' THEN 'REPEATABLE-READ' WHEN 'se_' THEN 'SERIALIZABLE' \
+         ELSE @@session.{isolation} END, \
+         @@session.time_zone = CASE LEFT(USER(), 3) WHEN 'ea_' THEN '{east}' \
+         WHEN 'we_' THEN '-08:00' ELSE @@session.time_zone END, \
+         @@session.autocommit = IF(LEFT(USER(), 3) = 'ac_', 0, @@session.autocommit)"
+    )
+}
+
+fn failed(error: impl std::fmt::Display) -> Stop {
+    Stop::failed(format!("{error:#}"))
+}
+
+struct Locked(Conn);
+
+#[async_trait]
+impl RowLock for Locked {
+    async fn roll_back(mut self: Box<Self>) -> Outcome {
+        match self.0.query_drop("ROLLBACK").await {
+            Err(mysql_async::Error::Server(error)) if error.code == DEADLOCK => Ok(()),
+            ended => Ok(ended?),
+        }
+    }
+
+    async fn commit(mut self: Box<Self>) -> Outcome {
+        match self.0.query_drop("COMMIT").await {
+            // On another node of the cluster the row was not locked, and has been changed.
+            Err(mysql_async::Error::Server(error)) if error.code == DEADLOCK => Ok(()),
+            ended => Ok(ended?),
+        }
+    }
+}
+
+macro_rules! harness {
+    ($name:ident, $kind:expr) => {
+        struct $name(Case);
+
+        #[async_trait]
+        impl Harness for $name {
+            async fn fresh() -> Outcome<Self> {
+                Ok(Self(Case::fresh($kind).await?))
+            }
+
+            async fn client(&self) -> Outcome<Client> {
+                self.0.client().await
+            }
+
+            async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
+                self.0.lock_row(name).await
+            }
+
+            async fn delete_row(&self, name: &LockName) -> Outcome {
+                self.0.delete_row(name).await
+            }
+
+            async fn client_with(&self, option: &ClientOption) -> Outcome<Client> {
+                self.0.client_with(option).await
+            }
+
+            async fn break_connections(&self) -> Outcome {
+                self.0.break_connections().await
+            }
+
+            async fn connection_count(&self) -> Outcome<usize> {
+                self.0.connection_count().await
+            }
+
+            async fn without_tables(&self, names: TableNames) -> Outcome<Arc<dyn Harness>> {
+                let own = self.0.own.clone();
+                Ok(Arc::new(Self(match names {
+                    TableNames::Default => {
+                        let store = Store::on(&$kind.shared().map_err(failed)?).map_err(failed)?;
+                        Case { store: Arc::new(store), table: self.0.table, own }
+                    }
+                    TableNames::Custom => {
+                        Case { store: Arc::clone(&self.0.store), table: "Order", own }
+                    }
+                })))
+            }
+
+            async fn migrate(&self) -> Outcome {
+                self.0.migrate().await
+            }
+
+            async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
+                Ok(Arc::new(Self(Case::restartable($kind).await?)))
+            }
+
+            async fn restart(&self) -> Outcome {
+                self.0.restart().await
+            }
+        }
+    };
+}
+
+harness!(OnMySql, Kind::MySql);
+harness!(OnMariaDb, Kind::MariaDb);
+harness!(OnGalera, Kind::Galera);
