@@ -102,6 +102,7 @@ impl InUse {
         let reusable = match &result {
             Ok(_) => !in_transaction(&object.conn),
             Err(failed) if error::breaks_connection(failed) => false,
+            Err(failed) if object.server.galera && error::waited_in_vain(failed) => false,
             Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
         };
         if reusable {
