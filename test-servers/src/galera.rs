@@ -213,11 +213,11 @@ impl GaleraNode {
         if let Ok(text) = fs::read_to_string(&state) {
             fs::write(&state, text.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))?;
         }
-        self.start_with("--wsrep-new-cluster")
+        self.start_with(Some("--wsrep-new-cluster"))
     }
 
-    fn start_with(&self, argument: &str) -> Result<()> {
-        let mut arguments: Vec<OsString> = vec![argument.into()];
+    fn start_with(&self, argument: Option<&str>) -> Result<()> {
+        let mut arguments: Vec<OsString> = argument.into_iter().map(OsString::from).collect();
         arguments.extend(self.recovered_position()?);
         self.process.start(&arguments)?;
         self.wait_until_synced()
@@ -271,7 +271,7 @@ impl Server for GaleraNode {
     }
 
     fn start_again(&self) -> Result<()> {
-        self.start_with("--skip-slave-start")
+        self.start_with(None)
     }
 }
 

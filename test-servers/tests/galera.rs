@@ -40,7 +40,7 @@ fn nodes_come_back_one_by_one_and_after_all_went() {
     first.start_again().unwrap();
     assert_eq!(first.sql(all).unwrap(), "1\n2");
     let log = first.log().unwrap();
-    assert!(!log.contains("SST started on joiner"), "it copied everything:\n{log}");
+    assert!(!log.contains("SST completed on joiner"), "it copied everything:\n{log}");
 
     cluster.isolate(2).unwrap();
     let refused = cluster.node(2).sql("SELECT n FROM t").unwrap_err().to_string();
