@@ -133,8 +133,17 @@ impl Galera {
     ///
     /// When the node cannot be reached by SQL, or does not give up within a minute and a half.
     pub fn isolate(&self, index: usize) -> Result<()> {
+        self.node(index).set_isolation(true)?;
+        self.wait_until_cut_off(index)
+    }
+
+    /// Waits until a node has noticed that it is not with most of the others.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than a minute and a half.
+    pub fn wait_until_cut_off(&self, index: usize) -> Result<()> {
         let node = self.node(index);
-        node.set_isolation(true)?;
         node.wait_for("give up", || Ok(node.status("wsrep_cluster_status")? != "Primary"))
     }
 
@@ -169,15 +178,6 @@ impl Galera {
     /// What one node gives access to, at any node.
     fn everywhere(&self, access: &Access) -> Access {
         access.at_ports(self.nodes.iter().map(Server::port))
-    }
-}
-
-impl Drop for Galera {
-    fn drop(&mut self) {
-        // Nobody needs the time that a node takes to leave in an orderly way.
-        for node in &self.nodes {
-            let _ = node.stop_hard();
-        }
     }
 }
 
@@ -272,6 +272,13 @@ impl Server for GaleraNode {
 
     fn start_again(&self) -> Result<()> {
         self.start_with(None)
+    }
+}
+
+impl Drop for GaleraNode {
+    fn drop(&mut self) {
+        // Nobody needs the time that a node takes to leave in an orderly way.
+        let _ = self.stop_hard();
     }
 }
 

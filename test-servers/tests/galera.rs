@@ -49,6 +49,17 @@ fn nodes_come_back_one_by_one_and_after_all_went() {
     cluster.rejoin(2).unwrap();
     assert_eq!(cluster.node(2).sql(all).unwrap(), "1\n2\n3");
 
+    second.pause().unwrap();
+    cluster.node(2).pause().unwrap();
+    cluster.wait_until_cut_off(0).unwrap();
+    let refused = first.sql("INSERT INTO t VALUES (99)").unwrap_err().to_string();
+    assert!(refused.contains("ERROR 1047"), "{refused}");
+    second.resume().unwrap();
+    cluster.node(2).resume().unwrap();
+    for index in 0..3 {
+        cluster.wait_until_synced(index).unwrap();
+    }
+
     for node in cluster.nodes() {
         node.stop_hard().unwrap();
     }
