@@ -9,9 +9,6 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use database_locks_test_servers::MySqlProgram;
 
-const BY_HAND: &str =
-    "install mysql 8 or later, or set DATABASE_LOCKS_TEST_MYSQL_URL to a server's";
-
 /// Fetches the server to where the tests look for it. Two that do so at once are safe, and the second waits.
 pub(crate) fn fetch() -> Result<()> {
     fetch_to(&MySqlProgram::cache()?)
