@@ -133,8 +133,17 @@ impl Galera {
     ///
     /// When the node cannot be reached by SQL, or does not give up within a minute and a half.
     pub fn isolate(&self, index: usize) -> Result<()> {
+        self.node(index).set_isolation(true)?;
+        self.wait_until_cut_off(index)
+    }
+
+    /// Waits until a node has noticed that it is not with most of the others.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than a minute and a half.
+    pub fn wait_until_cut_off(&self, index: usize) -> Result<()> {
         let node = self.node(index);
-        node.set_isolation(true)?;
         node.wait_for("give up", || Ok(node.status("wsrep_cluster_status")? != "Primary"))
     }
 
@@ -172,15 +181,6 @@ impl Galera {
     }
 }
 
-impl Drop for Galera {
-    fn drop(&mut self) {
-        // Nobody needs the time that a node takes to leave in an orderly way.
-        for node in &self.nodes {
-            let _ = node.stop_hard();
-        }
-    }
-}
-
 /// A node of a [`Galera`] cluster. It is used as the [`Access`] to its database `app` as the superuser `root`.
 ///
 /// [`start_again`](Server::start_again) has it rejoin nodes that run, and waits until it is synced. After a kill it
@@ -213,11 +213,11 @@ impl GaleraNode {
         if let Ok(text) = fs::read_to_string(&state) {
             fs::write(&state, text.replace("safe_to_bootstrap: 0", "safe_to_bootstrap: 1"))?;
         }
-        self.start_with("--wsrep-new-cluster")
+        self.start_with(Some("--wsrep-new-cluster"))
     }
 
-    fn start_with(&self, argument: &str) -> Result<()> {
-        let mut arguments: Vec<OsString> = vec![argument.into()];
+    fn start_with(&self, argument: Option<&str>) -> Result<()> {
+        let mut arguments: Vec<OsString> = argument.into_iter().map(OsString::from).collect();
         arguments.extend(self.recovered_position()?);
         self.process.start(&arguments)?;
         self.wait_until_synced()
@@ -271,7 +271,14 @@ impl Server for GaleraNode {
     }
 
     fn start_again(&self) -> Result<()> {
-        self.start_with("--skip-slave-start")
+        self.start_with(None)
+    }
+}
+
+impl Drop for GaleraNode {
+    fn drop(&mut self) {
+        // Nobody needs the time that a node takes to leave in an orderly way.
+        let _ = self.stop_hard();
     }
 }
 

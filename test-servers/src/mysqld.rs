@@ -123,6 +123,13 @@ impl<P> Server for Mysqld<P> {
     }
 }
 
+impl<P> Drop for Mysqld<P> {
+    fn drop(&mut self) {
+        // Nobody needs what an orderly end would save.
+        let _ = self.stop_hard();
+    }
+}
+
 impl<P: Product> fmt::Debug for Mysqld<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple(P::NAME).field(&self.access).finish()

@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::folder::{Folder, PID_FILE, random_hex};
@@ -223,7 +223,7 @@ impl Process {
         for process in &children {
             let _ = kill(*process, Signal::SIGKILL);
         }
-        running.kill()?;
+        killpg(pid(running), Signal::SIGKILL)?;
         running.wait()?;
         *child = None;
         forget_pid(&self.folder);
@@ -247,7 +247,8 @@ impl Process {
     fn signal_all(&self, signal: Signal) -> Result<()> {
         let child = self.child();
         let parent = pid(child.as_ref().context("the test server is not running")?);
-        kill(parent, signal)?;
+        killpg(parent, signal)?;
+        // Those of Postgres have groups of their own.
         for process in children(parent)? {
             // A child may have ended meanwhile.
             let _ = kill(process, signal);

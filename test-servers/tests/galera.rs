@@ -40,7 +40,7 @@ fn nodes_come_back_one_by_one_and_after_all_went() {
     first.start_again().unwrap();
     assert_eq!(first.sql(all).unwrap(), "1\n2");
     let log = first.log().unwrap();
-    assert!(!log.contains("SST started on joiner"), "it copied everything:\n{log}");
+    assert!(!log.contains("SST completed on joiner"), "it copied everything:\n{log}");
 
     cluster.isolate(2).unwrap();
     let refused = cluster.node(2).sql("SELECT n FROM t").unwrap_err().to_string();
@@ -48,6 +48,17 @@ fn nodes_come_back_one_by_one_and_after_all_went() {
     first.sql("INSERT INTO t VALUES (3)").unwrap();
     cluster.rejoin(2).unwrap();
     assert_eq!(cluster.node(2).sql(all).unwrap(), "1\n2\n3");
+
+    second.pause().unwrap();
+    cluster.node(2).pause().unwrap();
+    cluster.wait_until_cut_off(0).unwrap();
+    let refused = first.sql("INSERT INTO t VALUES (99)").unwrap_err().to_string();
+    assert!(refused.contains("ERROR 1047"), "{refused}");
+    second.resume().unwrap();
+    cluster.node(2).resume().unwrap();
+    for index in 0..3 {
+        cluster.wait_until_synced(index).unwrap();
+    }
 
     for node in cluster.nodes() {
         node.stop_hard().unwrap();
