@@ -79,7 +79,8 @@ impl fmt::Debug for Connections {
 pub(crate) struct InUse(Option<Object<Connector>>);
 
 impl InUse {
-    /// What it is connected to.
+    /// What it is connected to. No statement depends on that.
+    #[cfg(test)]
     pub(crate) fn server(&self) -> Server {
         match &self.0 {
             Some(object) => object.server,
