@@ -28,6 +28,12 @@ pub(crate) fn breaks_connection(error: &Driver) -> bool {
     code(error).is_none_or(|code| takes_no_writes(code) || is_leaving(code))
 }
 
+/// Whether a lock was waited for in vain or, by a read on a node of Galera, what other nodes have
+/// written: that node had better be left.
+pub(crate) fn waited_in_vain(error: &Driver) -> bool {
+    code(error) == Some(1205)
+}
+
 /// Whether a connection that had been idle was found closed: by the server's timeout or shutdown,
 /// an administrator, or something on the way.
 pub(crate) fn was_closed(error: &Driver) -> bool {
