@@ -79,6 +79,15 @@ impl fmt::Debug for Connections {
 pub(crate) struct InUse(Option<Object<Connector>>);
 
 impl InUse {
+    /// What it is connected to. No statement depends on that.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> Server {
+        match &self.0 {
+            Some(object) => object.server,
+            None => unreachable!("it is taken only in run, which consumes it, and in drop"),
+        }
+    }
+
     /// Sends statements that `;` separates, in one packet, and gives the connection back, rolled
     /// back where one of them failed, unless that broke it.
     ///

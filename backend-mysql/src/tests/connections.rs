@@ -73,9 +73,10 @@ async fn connection_in_a_transaction_is_not_reused(server: &Access) {
 async fn request_that_nobody_waits_for_closes_its_connection(server: &Access) {
     let database = server.database().unwrap();
     let connections = connections(database.url());
-    let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
-    // Before any answer, and in the middle of the answers.
-    for packet in ["DO SLEEP(60)", "SELECT 1; DO SLEEP(60); SELECT 2"] {
+    // Before any answer, between two, and in the middle of one.
+    let rows = "SELECT REPEAT('x', 100000) UNION ALL SELECT SLEEP(30)";
+    for packet in ["DO SLEEP(30)", "SELECT 1; DO SLEEP(30); SELECT 2", rows] {
+        let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
         let running = connections.for_renewals().await.unwrap().run(packet);
         timeout(Duration::from_millis(300), running).await.expect_err(packet);
         let next: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
@@ -115,7 +116,7 @@ async fn fresh_connection_that_is_cut_is_not_replaced(server: &Access) {
     let proxy = Proxy::start(port_of(&database)).unwrap();
     let connections = connections(database.at_port(proxy.port()).url());
     let connection = connections.shared().await.unwrap();
-    proxy.cut_before_answer();
+    proxy.cut();
     let error = connection.run(ID).await.unwrap_err();
     let error = crate::error::from_driver(error, connections.place());
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");

@@ -10,7 +10,7 @@ const HOSTILE: &str = "SET autocommit = 0, time_zone = '-03:30', sql_mode = \
     'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT,PAD_CHAR_TO_FULL_LENGTH', \
     innodb_lock_wait_timeout = 50, lock_wait_timeout = 31536000, group_concat_max_len = 4, \
     sql_select_limit = 1, sql_safe_updates = 1, completion_type = 'CHAIN', sql_auto_is_null = 1, \
-    foreign_key_checks = 0, unique_checks = 0, max_sort_length = 8, timestamp = 1000000000, \
+    foreign_key_checks = 0, unique_checks = 0, max_sort_length = 64, timestamp = 1000000000, \
     sql_big_selects = 0, max_join_size = 1; \
     SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY; SET NAMES latin1; USE mysql";
 
@@ -58,8 +58,8 @@ fn assert_hostile(user: &Access) {
 async fn assert_safe(user: &Access) {
     let connections = connections(user.url());
     let packet = "CREATE TABLE app.t (n INT, name VARBINARY(255)); \
-        INSERT INTO app.t VALUES (1, \"a\\\\b\"), (2, 'é'), (3, CONCAT(REPEAT('x', 20), 'b')), \
-        (4, CONCAT(REPEAT('x', 20), 'a')); \
+        INSERT INTO app.t VALUES (1, \"a\\\\b\"), (2, 'é'), (3, CONCAT(REPEAT('x', 200), 'b')), \
+        (4, CONCAT(REPEAT('x', 200), 'a')); \
         SELECT GROUP_CONCAT(n ORDER BY name) FROM app.t; \
         SELECT HEX(name), n FROM app.t ORDER BY name; \
         SELECT 1 || 0, TIMESTAMPDIFF(HOUR, UTC_TIMESTAMP(6), NOW(6)), \
@@ -70,7 +70,7 @@ async fn assert_safe(user: &Access) {
     assert_eq!(rows::<u64>(answers.pop().unwrap()), [64]);
     assert_eq!(answers.pop().unwrap().affected, 4);
     assert_eq!(rows::<(u8, i64, u8)>(answers.pop().unwrap()), [(1, 0, 1)]);
-    let x = "78".repeat(20);
+    let x = "78".repeat(200);
     assert_eq!(
         rows::<(String, u8)>(answers.pop().unwrap()),
         [("615C62".into(), 1), (format!("{x}61"), 4), (format!("{x}62"), 3), ("C3A9".into(), 2)]
