@@ -18,8 +18,8 @@
 //! # The URL
 //!
 //! `mysql://user:password@host:port/database?parameter=value&…`, or `mariadb://`, which means the
-//! same. Several hosts, `host1:port1,host2:port2`, are tried in turn, the one that worked last
-//! first, until one takes writes. The port is 3306 unless another is given; IPv6 addresses stand in
+//! same. Several hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes: first
+//! the one that worked last, and last the one that broke a connection. The port is 3306 unless another is given; IPv6 addresses stand in
 //! brackets. Special characters are encoded as `%XX`.
 //!
 //! | parameter | meaning | default |
