@@ -22,7 +22,8 @@
 //! [`PgBouncer::shared`] gives the same through a pooler in transaction mode.
 //!
 //! Where `DATABASE_LOCKS_TEST_POSTGRES_URL` is set, [`Postgres::shared`] starts nothing and uses that server, which
-//! has to let the URL's user create databases; `DATABASE_LOCKS_TEST_MARIADB_URL` does so for [`MariaDb::shared`].
+//! has to let the URL's user create databases; `DATABASE_LOCKS_TEST_MARIADB_URL` and `DATABASE_LOCKS_TEST_MYSQL_URL` do so
+//! for [`MariaDb::shared`] and [`MySql::shared`].
 //! Databases left there by a killed test are named `dblocks_test_…`.
 //!
 //! # A server that a test may break
@@ -62,6 +63,8 @@ mod access;
 mod folder;
 mod install;
 mod mariadb;
+mod mysql;
+mod mysql_program;
 mod mysqld;
 mod pgbouncer;
 mod postgres;
@@ -75,6 +78,8 @@ pub use access::{Access, Database};
 pub use anyhow::Result;
 pub use install::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
 pub use mariadb::{MariaDb, MariaDbProduct};
+pub use mysql::{MySql, MySqlProduct};
+pub use mysql_program::MySqlProgram;
 pub use mysqld::{Mysqld, MysqldBuilder, Product};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Postgres, PostgresBuilder};

@@ -35,7 +35,7 @@ impl Product for MariaDbProduct {
     const NAME: &'static str = "mariadb";
     const SETTINGS: &'static [(&'static str, &'static str)] =
         &[("innodb_log_file_size", "32M"), ("aria_pagecache_buffer_size", "8M")];
-    const NO_TLS: &'static str = "--skip-ssl";
+    const WITHOUT_TLS: &'static [&'static str] = &["--skip-ssl"];
     const PREPARE_SQL: &'static str = "--extra-file=";
 
     fn server() -> Result<Vec<OsString>> {

@@ -40,8 +40,8 @@ pub trait Product: fmt::Debug + Send + Sync + 'static {
     const NAME: &'static str;
     /// Settings besides those of the family.
     const SETTINGS: &'static [(&'static str, &'static str)];
-    /// The argument that keeps a server from speaking TLS.
-    const NO_TLS: &'static str;
+    /// What keeps a server that was given no certificate from speaking TLS, where anything has to.
+    const WITHOUT_TLS: &'static [&'static str];
     /// The argument, up to its value, that has the preparing program run a file of SQL.
     const PREPARE_SQL: &'static str;
 
@@ -180,7 +180,9 @@ impl<P: Product> MysqldBuilder<P> {
         let speaks_tls = false;
         let process = Process::start_on_free_port(folder, |folder, port| {
             let mut launch = launch::<P>(folder.path(), port)?;
-            launch.arguments.extend((!speaks_tls).then(|| P::NO_TLS.into()));
+            if !speaks_tls {
+                launch.arguments.extend(P::WITHOUT_TLS.iter().map(OsString::from));
+            }
             launch.arguments.extend(settings(&self.settings));
             Ok(launch)
         })?;
@@ -208,7 +210,6 @@ pub(crate) fn prepare_data<P: Product>(folder: &Folder, password: &str) -> Resul
     let (program, first) = command.split_first().context("a command is a program and more")?;
     let mut arguments = first.to_vec();
     arguments.extend(own_arguments::<P>(folder.path()));
-    arguments.push(P::NO_TLS.into());
     arguments.push(flag(P::PREPARE_SQL, folder.write("prepare.sql", &sql)?));
     run_tool(folder, Path::new(program), &arguments)
 }

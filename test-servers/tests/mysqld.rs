@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{killed_owner_leaves_nothing_behind, listens};
-use database_locks_test_servers::{Access, MariaDb, Mysqld, Product, Server as _};
+use database_locks_test_servers::{Access, MariaDb, MySql, Mysqld, Product, Server as _};
 
 mod common;
 
@@ -57,8 +57,6 @@ macro_rules! tests_of {
             use database_locks_test_servers::Tls;
             tls_is_required(&$server::builder().tls(Tls::Required).start().unwrap());
             tls_is_offered(&$server::builder().tls(Tls::Offered).start().unwrap());
-            let off = cipher(&$server::start().unwrap(), &[]).unwrap();
-            assert_eq!(off, "");
         }
     };
 }
@@ -67,6 +65,18 @@ mod mariadb {
     use super::*;
 
     tests_of!(MariaDb, "mariadb");
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_is_off_unless_it_is_asked_for() {
+        assert_eq!(cipher(MariaDb::shared().unwrap(), &[]).unwrap(), "");
+    }
+}
+
+mod mysql {
+    use super::*;
+
+    tests_of!(MySql, "mysql");
 }
 
 fn settings_and_databases<P: Product>(server: database_locks_test_servers::Result<Mysqld<P>>) {
@@ -114,8 +124,7 @@ fn shared_databases(shared: &Access) {
     }
     drop(database);
     assert_eq!(shared.sql(&exists).unwrap(), "0");
-    let message = user.join().unwrap().unwrap_err().to_string();
-    assert!(message.contains("ERROR 2013") || message.contains("ERROR 1317"), "{message}");
+    assert!(user.join().unwrap().is_err(), "its connection was ended");
 }
 
 fn stop_and_kill(server: &(impl Deref<Target = Access> + database_locks_test_servers::Server)) {
@@ -178,6 +187,8 @@ fn tls_is_required<P: Product>(server: &Mysqld<P>) {
 
 #[cfg(feature = "tls")]
 fn tls_is_offered<P: Product>(server: &Mysqld<P>) {
+    // MySQL lets this client in without TLS only once it has been there with it.
+    server.sql("SELECT 1").unwrap();
     assert_eq!(cipher(server, &["--skip-ssl"]).unwrap(), "");
     let authority = format!("--ssl-ca={}", server.tls_files().unwrap().authority().display());
     assert!(cipher(server, &[&authority]).unwrap().starts_with("TLS_"));

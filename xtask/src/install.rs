@@ -3,7 +3,11 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
-use database_locks_test_servers::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
+use database_locks_test_servers::{
+    Binaries, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES,
+};
+
+use crate::fetch_mysql;
 
 const NEEDED: [Binaries; 4] = [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS];
 
@@ -15,9 +19,16 @@ pub(crate) fn missing_servers() -> Result<()> {
         .map(|server| server.package)
         .collect();
     missing.dedup();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        install(&missing)?;
     }
+    if MySqlProgram::find().is_err() {
+        fetch_mysql::fetch()?;
+    }
+    Ok(())
+}
+
+fn install(missing: &[&str]) -> Result<()> {
     let by_hand = format!("install {} (on Debian: apt-get install {0})", missing.join(" "));
     ensure!(succeeds("apt-get", &["--version"]), "there is no apt-get here: {by_hand}");
     let sudo = !succeeds("test", &["-w", "/var/lib/dpkg"]);
@@ -25,7 +36,7 @@ pub(crate) fn missing_servers() -> Result<()> {
         bail!("neither root nor sudo without a password: {by_hand}");
     }
     for arguments in
-        [vec!["update"], [&["install", "-y", "--no-install-recommends"], &missing[..]].concat()]
+        [vec!["update"], [&["install", "-y", "--no-install-recommends"], missing].concat()]
     {
         let mut apt = Command::new(if sudo { "sudo" } else { "env" });
         if sudo {

@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
 
+mod fetch_mysql;
 mod install;
 mod test;
 mod with;

@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use database_locks_test_servers::{MariaDb, PgBouncer, PoolMode, Postgres};
+use database_locks_test_servers::{MariaDb, MySql, PgBouncer, PoolMode, Postgres};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -30,6 +30,9 @@ enum Server {
     /// A MariaDB.
     #[value(name = "mariadb")]
     MariaDb,
+    /// A MySQL.
+    #[value(name = "mysql")]
+    MySql,
 }
 
 /// Runs the command, and gives its exit code. The server is removed when this process ends,
@@ -43,6 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             execute(&options.command, pooler.url())?
         }
         Server::MariaDb => execute(&options.command, MariaDb::start()?.url())?,
+        Server::MySql => execute(&options.command, MySql::start()?.url())?,
     };
     // A shell, too, says 128 and the signal's number of a command that a signal has ended.
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));

@@ -4,12 +4,13 @@
 use std::io::Write as _;
 
 use anyhow::bail;
-use database_locks_test_servers::{MariaDb, Postgres, Result, Server};
+use database_locks_test_servers::{MariaDb, MySql, Postgres, Result, Server};
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("postgres") => hold(&[&Postgres::start()?]),
         Some("mariadb") => hold(&[&MariaDb::start()?]),
+        Some("mysql") => hold(&[&MySql::start()?]),
         _ => bail!("the argument is the server to hold"),
     }
 }

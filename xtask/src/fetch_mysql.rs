@@ -1,0 +1,133 @@
+//! MySQL's server, which Debian has in its unstable distribution only: fetched by apt, and unpacked in a cache folder
+//! rather than installed.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use database_locks_test_servers::MySqlProgram;
+
+const BY_HAND: &str =
+    "install mysql 8 or later, or set DATABASE_LOCKS_TEST_MYSQL_URL to a server's";
+
+/// Fetches the server to where the tests look for it. Two that do so at once are safe, and the second waits.
+pub(crate) fn fetch() -> Result<()> {
+    fetch_to(&MySqlProgram::cache()?).with_context(|| format!("cannot fetch mysql: {BY_HAND}"))
+}
+
+fn fetch_to(cache: &Path) -> Result<()> {
+    create_dir(cache)?;
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    if MySqlProgram::find().is_ok() {
+        return Ok(());
+    }
+    // Whoever held the lock before may have been killed.
+    for entry in fs::read_dir(cache)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("fetching-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let folder = cache.join(format!("fetching-{}", std::process::id()));
+    create_dir(&folder)?;
+    let tree = folder.join("tree");
+    let apt = Apt::new(&folder)?;
+    apt.run(&["update"])?;
+    apt.run(&[
+        "install",
+        "--assume-yes",
+        "--download-only",
+        "--no-install-recommends",
+        "mysql-server-core",
+    ])?;
+    create_dir(&tree)?;
+    for package in fs::read_dir(apt.archives())? {
+        let package = package?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            let status =
+                Command::new("dpkg-deb").arg("--extract").args([&package, &tree]).status()?;
+            ensure!(status.success(), "dpkg-deb cannot unpack {}", package.display());
+        }
+    }
+    let version = MySqlProgram::in_tree(&tree)?.version();
+    // Only now, so that what has this name is whole.
+    fs::rename(&tree, cache.join(format!("mysql-{version}")))?;
+    fs::remove_dir_all(&folder)?;
+    let found = MySqlProgram::find()?;
+    println!("mysql {} is in {}", found.version(), cache.display());
+    Ok(())
+}
+
+/// Apt with a state of its own, in which nothing is installed and Debian unstable is the only source. Packages are
+/// verified as always.
+struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    fn new(folder: &Path) -> Result<Apt> {
+        for name in ["lists/partial", "cache/archives/partial"] {
+            create_dir(&folder.join(name))?;
+        }
+        File::create(folder.join("status"))?;
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let option = if Path::new(keyring).exists() {
+            format!("[signed-by={keyring}] ")
+        } else {
+            String::new()
+        };
+        fs::write(folder.join("sources.list"), format!("deb {option}{} sid main\n", mirror()?))?;
+        Ok(Apt { folder: folder.to_owned() })
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.folder.join("cache/archives")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        println!("apt-get {} (in {})", arguments.join(" "), self.folder.display());
+        let folder = self.folder.display();
+        let mut apt = Command::new("apt-get");
+        for option in [
+            format!("Dir::State={folder}"),
+            format!("Dir::State::Lists={folder}/lists"),
+            format!("Dir::State::status={folder}/status"),
+            format!("Dir::Cache={folder}/cache"),
+            format!("Dir::Etc::SourceList={folder}/sources.list"),
+            "Dir::Etc::SourceParts=/dev/null".to_owned(),
+            "Dir::Etc::Preferences=/dev/null".to_owned(),
+            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+            "APT::Default-Release=".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+        ] {
+            apt.args(["-o", &option]);
+        }
+        let status = apt.arg("--quiet").args(arguments).status()?;
+        ensure!(status.success(), "apt-get {} failed", arguments.join(" "));
+        Ok(())
+    }
+}
+
+/// The mirror of Debian that this machine uses.
+fn mirror() -> Result<String> {
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"])
+        .output()
+        .context("there is no apt-get here")?;
+    let targets = String::from_utf8(output.stdout)?;
+    let mut mirrors = targets.lines().filter(|uri| uri.trim_end_matches('/').ends_with("/debian"));
+    match mirrors.next() {
+        Some(mirror) => Ok(mirror.to_owned()),
+        None => bail!("apt's sources name no mirror of debian"),
+    }
+}
+
+/// Creates a folder that the user whom servers run as can enter, whatever the umask.
+fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        .with_context(|| format!("cannot create {}", path.display()))
+}
