@@ -92,7 +92,7 @@ impl MysqlBackend {
     async fn schema(&self) -> Result<Schema> {
         let mut packet = Packet::default();
         let at = self.tables.read_schema(&mut packet);
-        let answers = self.ask(self.connections.shared().await?, &packet).await?;
+        let answers = self.read_only(&packet).await?;
         let mut schema = Schema::default();
         for row in &answers[at].rows {
             let (table, column): (String, String) = (get(row, 0)?, get(row, 1)?);
@@ -272,8 +272,16 @@ impl MysqlBackend {
         if urgent { self.connections.for_renewals().await } else { self.connections.shared().await }
     }
 
-    async fn ask(&self, connection: InUse, packet: &Packet) -> Result<Vec<Answer>> {
-        connection.run(packet.text()).await.map_err(|error| self.failed(error))
+    /// Asks what changes nothing, and asks again where a node of a cluster could not tell.
+    async fn read_only(&self, packet: &Packet) -> Result<Vec<Answer>> {
+        let mut rounds = 0..ROUNDS;
+        loop {
+            match self.connections.shared().await?.run(packet.text()).await {
+                Ok(answers) => return Ok(answers),
+                Err(error) if error::is_conflict(&error) && rounds.next().is_some() => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
     }
 
     fn failed(&self, error: mysql_async::Error) -> Error {
@@ -336,7 +344,7 @@ impl LockBackend for MysqlBackend {
                 let mut packet = Packet::default();
                 // The first name may have no lease that comes after `after`.
                 let at = self.tables.read_live(&mut packet, query, &first, limit - page.len() + 1);
-                let answers = self.ask(self.connections.shared().await?, &packet).await?;
+                let answers = self.read_only(&packet).await?;
                 let snapshot = snapshot(&answers, at)?;
                 for (name, state) in &snapshot.states {
                     let leases = state.ledger.list(name, snapshot.now);
@@ -359,7 +367,7 @@ impl LockBackend for MysqlBackend {
         let clean_up = async {
             let mut packet = Packet::default();
             let at = self.tables.read_idle(&mut packet, idle, FORGOTTEN_AT_ONCE);
-            let answers = self.ask(self.connections.shared().await?, &packet).await?;
+            let answers = self.read_only(&packet).await?;
             let Snapshot { now, states, .. } = snapshot(&answers, at)?;
             let changes: Vec<_> = states
                 .iter()

@@ -249,6 +249,11 @@ impl MysqlConfig {
         self.qualified("_share")
     }
 
+    /// The names of both tables as they are.
+    pub(crate) fn table_names(&self) -> [String; 2] {
+        [self.table.clone(), format!("{}_share", self.table)]
+    }
+
     /// The database's name as it is.
     pub(crate) fn database(&self) -> &str {
         &self.database

@@ -28,6 +28,12 @@ pub(crate) fn breaks_connection(error: &Driver) -> bool {
     code(error).is_none_or(|code| takes_no_writes(code) || is_leaving(code))
 }
 
+/// Whether a lock was waited for in vain or, by a read on a node of Galera, what other nodes have
+/// written: that node had better be left.
+pub(crate) fn waited_in_vain(error: &Driver) -> bool {
+    code(error) == Some(1205)
+}
+
 /// Whether a connection that had been idle was found closed: by the server's timeout or shutdown,
 /// an administrator, or something on the way.
 pub(crate) fn was_closed(error: &Driver) -> bool {
@@ -98,7 +104,10 @@ fn from_server(error: &ServerError, place: &str) -> (ErrorKind, String) {
         // Wrong, without a plugin that we have, locked or expired.
         1045 | 1698 | 1251 | 3118 | 1820 | 1862 | 3955 | 4151 => (
             ErrorKind::Permission,
-            format!("the user or its password was refused ({said}): correct them in the URL"),
+            format!(
+                "the user or its password was refused ({said}): correct them in the URL, and set \
+                 ssl-mode if this user has to use TLS"
+            ),
         ),
         1130 => (
             ErrorKind::Permission,

@@ -29,13 +29,13 @@ impl Connections {
         let pool = |size| {
             let hosts = config.addresses().into_iter().map(|address| HostOpts {
                 place: format!("{address}/{}", config.database()),
-                first: config.driver(&address, tls.clone()),
+                opts: config.driver(&address, tls.clone()),
                 without_tls: (config.tls().mode == SslMode::Preferred)
                     .then(|| config.driver(&address, None)),
             });
             let connector = Connector {
                 hosts: hosts.collect(),
-                last: AtomicUsize::new(0),
+                first: AtomicUsize::new(0),
                 patience: config.host_timeout(),
             };
             Pool::builder(connector).max_size(size).build().map_err(|error| {
@@ -79,7 +79,8 @@ impl fmt::Debug for Connections {
 pub(crate) struct InUse(Option<Object<Connector>>);
 
 impl InUse {
-    /// What it is connected to.
+    /// What it is connected to. No statement depends on that.
+    #[cfg(test)]
     pub(crate) fn server(&self) -> Server {
         match &self.0 {
             Some(object) => object.server,
@@ -110,6 +111,7 @@ impl InUse {
         let reusable = match &result {
             Ok(_) => !in_transaction(&object.conn),
             Err(failed) if error::breaks_connection(failed) => false,
+            Err(failed) if object.server.galera && error::waited_in_vain(failed) => false,
             Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
         };
         if reusable {
@@ -122,6 +124,9 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
+            if let Some(pool) = Object::pool(&object) {
+                pool.manager().pass_over(object.host);
+            }
             drop(Object::take(object));
         }
     }
@@ -131,6 +136,8 @@ impl Drop for InUse {
 struct Connection {
     conn: Conn,
     server: Server,
+    /// Which of the hosts it is to.
+    host: usize,
 }
 
 /// Puts a new connection in the place of one that was found closed, if it leads to the same kind
@@ -154,15 +161,24 @@ fn in_transaction(conn: &Conn) -> bool {
 /// What connects to the first of the hosts that can be used.
 struct Connector {
     hosts: Vec<HostOpts>,
-    /// The host that worked last.
-    last: AtomicUsize,
+    /// The host to try first: the one that worked last.
+    first: AtomicUsize,
     patience: Duration,
 }
 
 struct HostOpts {
     place: String,
-    first: Opts,
+    opts: Opts,
     without_tls: Option<Opts>,
+}
+
+impl Connector {
+    /// Tries another host first from now on: this one has broken a connection, or did not answer.
+    /// One that hangs still takes connections, and would cost the whole timeout each time.
+    fn pass_over(&self, host: usize) {
+        let next = (host + 1) % self.hosts.len();
+        let _ = self.first.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 impl Manager for Connector {
@@ -171,13 +187,13 @@ impl Manager for Connector {
 
     /// Tries the hosts in turn. Only what another host may do better lets it go on.
     async fn create(&self) -> Result<Connection> {
-        let start = self.last.load(Ordering::Relaxed);
+        let start = self.first.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for at in (start..self.hosts.len()).chain(0..start) {
             match self.hosts[at].connect(self.patience).await {
-                Ok(connection) => {
-                    self.last.store(at, Ordering::Relaxed);
-                    return Ok(connection);
+                Ok((conn, server)) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(Connection { conn, server, host: at });
                 }
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%error, "a host cannot be used");
@@ -200,9 +216,9 @@ impl Manager for Connector {
 }
 
 impl HostOpts {
-    async fn connect(&self, patience: Duration) -> Result<Connection> {
+    async fn connect(&self, patience: Duration) -> Result<(Conn, Server)> {
         let connecting = async {
-            let mut conn = match Conn::new(self.first.clone()).await {
+            let mut conn = match Conn::new(self.opts.clone()).await {
                 Err(failed) if error::lacks_tls(&failed) && self.without_tls.is_some() => {
                     Conn::new(self.without_tls.clone().unwrap_or_default()).await
                 }
@@ -210,7 +226,7 @@ impl HostOpts {
             }
             .map_err(|failed| error::from_driver(failed, &self.place))?;
             let server = session::prepare(&mut conn, &self.place).await?;
-            Ok(Connection { conn, server })
+            Ok((conn, server))
         };
         timeout(patience, connecting).await.unwrap_or_else(|_| {
             Err(error::unavailable(format!(

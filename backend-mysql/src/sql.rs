@@ -78,16 +78,14 @@ pub(crate) struct ReadAt {
 pub(crate) struct Tables {
     lock: String,
     share: String,
-    /// The two names without the database and without quotes.
+    /// The two names without quotes.
     names: [String; 2],
 }
 
 impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
         let (lock, share) = (config.lock_table(), config.share_table());
-        // What is quoted last.
-        let names = [&lock, &share].map(|name| name.rsplit('`').nth(1).unwrap_or(name).to_owned());
-        Self { lock, share, names }
+        Self { lock, share, names: config.table_names() }
     }
 
     /// Reads all that is known of `names`, after rows were made for those in `missing`, and after

@@ -36,9 +36,6 @@ mod galera {
     database_locks_conformance::suite!(OnGalera);
 }
 
-/// The error that the transaction of somebody else on another node has won.
-const DEADLOCK: u16 = 1213;
-
 /// A database of its own for each case.
 struct Case {
     store: Arc<Store>,
@@ -67,9 +64,7 @@ impl Own {
         match self {
             Self::MySql(server) => vec![Access::clone(server)],
             Self::MariaDb(server) => vec![Access::clone(server)],
-            Self::Galera(cluster) => {
-                (0..cluster.len()).map(|i| Access::clone(cluster.node(i))).collect()
-            }
+            Self::Galera(cluster) => cluster.nodes().iter().map(|n| Access::clone(n)).collect(),
         }
     }
 
@@ -78,13 +73,7 @@ impl Own {
         match self {
             Self::MySql(server) => server.restart(),
             Self::MariaDb(server) => server.restart(),
-            Self::Galera(cluster) => {
-                for i in 0..cluster.len() {
-                    cluster.node(i).restart()?;
-                    cluster.wait_until_synced(i)?;
-                }
-                Ok(())
-            }
+            Self::Galera(cluster) => cluster.nodes().iter().try_for_each(Server::restart),
         }
     }
 }
@@ -126,12 +115,17 @@ impl Case {
         Ok(MysqlBackend::connect(self.config()?).await?.migrate().await?)
     }
 
+    /// A row lock is known only to the node that it was taken on: this takes it on all of them.
     async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
-        let mut admin = self.store.client().await;
-        admin.query_drop("START TRANSACTION").await?;
-        let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
-        admin.exec_drop(sql, (name.as_str().as_bytes(),)).await?;
-        Ok(Box::new(Locked(admin)))
+        let mut lockers = Vec::new();
+        for node in &self.store.nodes {
+            let mut locker = common::connect(node).await;
+            locker.query_drop("START TRANSACTION").await?;
+            let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
+            locker.exec_drop(sql, (name.as_str().as_bytes(),)).await?;
+            lockers.push(locker);
+        }
+        Ok(Box::new(Locked(lockers)))
     }
 
     async fn delete_row(&self, name: &LockName) -> Outcome {
@@ -169,11 +163,9 @@ impl Case {
         admin.query_drop(format!("CREATE USER {user} IDENTIFIED BY 'secret'")).await?;
         admin.query_drop(format!("GRANT ALL ON {database}.* TO {user}")).await?;
         let access = self.store.node().as_user(&user, "secret");
-        // Users are made on one node, and come to the others when these have caught up.
-        for node in &self.store.nodes {
-            let mut node = common::connect(node).await;
-            node.query_drop("SET SESSION wsrep_sync_wait = 1").await.ok();
-            let _: Option<i64> = node.query_first("SELECT COUNT(*) FROM mysql.user").await?;
+        for node in &self.store.nodes[1..] {
+            // The user was made on one node: this waits until another has caught up.
+            node.sql("SET SESSION wsrep_sync_wait = 1; SELECT 1").map_err(failed)?;
         }
         let config = MysqlConfig::from_url(access.url())?.table(self.table)?;
         Ok(Arc::new(MysqlBackend::connect(config).await?))
@@ -182,7 +174,8 @@ impl Case {
     async fn break_connections(&self) -> Outcome {
         for node in &self.store.nodes {
             let mut admin = admin(node).await;
-            let ids: Vec<u64> = admin.exec(CONNECTIONS, (self.store.database.database_name(),)).await?;
+            let ids: Vec<u64> =
+                admin.exec(CONNECTIONS, (self.store.database.database_name(),)).await?;
             for id in ids {
                 // It may have gone by itself.
                 admin.query_drop(format!("KILL {id}")).await.ok();
@@ -228,23 +221,26 @@ fn failed(error: impl std::fmt::Display) -> Stop {
     Stop::failed(format!("{error:#}"))
 }
 
-struct Locked(Conn);
+/// Transactions that have changed the same row, one on each node.
+struct Locked(Vec<Conn>);
 
 #[async_trait]
 impl RowLock for Locked {
     async fn roll_back(mut self: Box<Self>) -> Outcome {
-        match self.0.query_drop("ROLLBACK").await {
-            Err(mysql_async::Error::Server(error)) if error.code == DEADLOCK => Ok(()),
-            ended => Ok(ended?),
+        for locker in &mut self.0 {
+            locker.query_drop("ROLLBACK").await?;
         }
+        Ok(())
     }
 
+    /// One of them can commit.
     async fn commit(mut self: Box<Self>) -> Outcome {
-        match self.0.query_drop("COMMIT").await {
-            // On another node of the cluster the row was not locked, and has been changed.
-            Err(mysql_async::Error::Server(error)) if error.code == DEADLOCK => Ok(()),
-            ended => Ok(ended?),
+        let last = self.0.pop();
+        self.roll_back().await?;
+        if let Some(mut last) = last {
+            last.query_drop("COMMIT").await?;
         }
+        Ok(())
     }
 }
 

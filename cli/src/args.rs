@@ -112,7 +112,7 @@ pub(crate) struct Migrate {
 
 #[derive(Args)]
 pub(crate) struct Database {
-    /// The database: postgres://USER@HOST/NAME or sqlite:PATH. Everybody on this host can see
+    /// The database: postgres://USER@HOST/NAME, mysql://USER@HOST/NAME or sqlite:PATH. Everybody on this host can see
     /// a password given here: better set DATABASE_LOCKS_URL [default: DATABASE_LOCKS_URL, else
     /// an SQLite file in your state folder]
     #[arg(long)]

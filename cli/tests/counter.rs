@@ -2,15 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use database_locks_test_servers::Postgres;
+use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Postgres, Server as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 /// Reads the list of runs so far, dawdles, and writes it back with its own id: whoever does so at
 /// the same time as another loses one of the two. The marks tell that two were inside at once; a
@@ -33,100 +35,195 @@ echo "$1 $DATABASE_LOCKS_TOKEN" >> completed
 rm -f "inside.$$"
 "#;
 
+/// How many processes count at once.
+const PROCESSES: usize = 16;
+/// How often each of them does so at least.
+const ROUNDS: usize = 4;
+
 #[test]
 fn sixteen_processes_lose_no_update_on_sqlite() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", folder.path().join("locks.db").display());
-    count_with_sixteen(folder.path(), &url, false);
+    Count::on_sqlite().run();
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_sqlite_though_some_are_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", folder.path().join("locks.db").display());
-    count_with_sixteen(folder.path(), &url, true);
+    Count { some_are_killed: true, ..Count::on_sqlite() }.run();
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_postgres() {
-    count_on_postgres(false);
+    count_on(Postgres::shared().unwrap(), false);
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_postgres_though_some_are_killed() {
-    count_on_postgres(true);
+    count_on(Postgres::shared().unwrap(), true);
 }
 
-fn count_on_postgres(some_are_killed: bool) {
-    // Twice sixteen processes at once were seen to lose leases of 2 s on two cores: for want of
-    // processor time, as far as could be told.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
-    let database = Postgres::shared().unwrap().database().unwrap();
-    let migrated = Command::new(env!("CARGO_BIN_EXE_dblock"))
-        .arg("migrate")
-        .env("DATABASE_LOCKS_URL", database.url())
-        .status();
-    assert!(migrated.unwrap().success());
-    count_with_sixteen(folder.path(), database.url(), some_are_killed);
+#[test]
+fn sixteen_processes_lose_no_update_on_mysql_though_some_are_killed() {
+    count_on(MySql::shared().unwrap(), true);
 }
 
-fn count_with_sixteen(folder: &Path, url: &str, some_are_killed: bool) {
-    const PROCESSES: usize = 16;
-    const ROUNDS: usize = 4;
-    fs::write(folder.join("counter"), "").unwrap();
-    let workers: Vec<_> = (0..PROCESSES)
-        .map(|worker| {
-            let (folder, url) = (folder.to_owned(), url.to_owned());
-            std::thread::spawn(move || {
-                for round in 0..ROUNDS {
-                    let mut child = start(&folder, &url, &format!("{worker}.{round}"));
-                    let is_victim = some_are_killed && worker % 4 == round % 4;
-                    if is_victim {
-                        // A random moment: before, while, or after it holds the lock.
-                        std::thread::sleep(Duration::from_millis(fastrand::u64(0..800)));
-                        let pid = Pid::from_raw(child.id().cast_signed());
-                        kill(pid, Signal::SIGKILL).unwrap();
-                        child.wait().unwrap();
-                    } else {
-                        let status = child.wait().unwrap();
-                        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-                        assert!(status.success(), "{worker}.{round}: {status}\n{log}");
-                    }
-                }
-            })
+#[test]
+fn sixteen_processes_lose_no_update_on_mariadb_though_some_are_killed() {
+    count_on(MariaDb::shared().unwrap(), true);
+}
+
+#[test]
+fn sixteen_processes_on_three_galera_nodes_lose_no_update_while_nodes_fail() {
+    let _turn = turn();
+    let cluster = Galera::start().unwrap();
+    let database = cluster.database().unwrap();
+    migrate(database.urls());
+    // Each node is the first choice of a third of the processes.
+    let ports: Vec<u16> = cluster.nodes().iter().map(|node| node.port()).collect();
+    let urls = (0..ports.len())
+        .map(|first| {
+            let hosts = ports.iter().cycle().skip(first).take(ports.len());
+            let hosts: Vec<String> = hosts.map(|port| format!("127.0.0.1:{port}")).collect();
+            let (before, rest) = database.urls().split_once('@').unwrap();
+            let (_, after) = rest.split_once('/').unwrap();
+            format!("{before}@{}/{after}", hosts.join(","))
         })
         .collect();
-    for worker in workers {
-        worker.join().unwrap();
-    }
-    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
-    assert_eq!(read("overlaps"), "");
-    let counter = read("counter");
-    let counted: Vec<&str> = counter.split_whitespace().collect();
-    let completed = read("completed");
-    let mut last_token = 0;
-    for line in completed.lines() {
-        let (run, token) = line.split_once(' ').unwrap();
-        assert!(counted.contains(&run), "the update of {run} is lost");
-        let token: u64 = token.parse().unwrap();
-        assert!(token > last_token, "the token of {run} is not higher than the one before");
-        last_token = token;
-    }
-    let survivors = PROCESSES * ROUNDS - if some_are_killed { PROCESSES * ROUNDS / 4 } else { 0 };
-    assert!(completed.lines().count() >= survivors);
-    assert!(counted.len() >= completed.lines().count());
+    let count = Count { ttl: "20s", ..Count::new(urls) };
+    let going_on = AtomicBool::new(true);
+    let counted_by = || count.read("completed").lines().count();
+    std::thread::scope(|scope| {
+        let counting = scope.spawn(|| count.until(&going_on));
+        let await_counts = |more: usize| {
+            let goal = counted_by() + more;
+            while counted_by() < goal && !counting.is_finished() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        };
+        await_counts(PROCESSES);
+        cluster.node(0).stop_hard().unwrap();
+        await_counts(PROCESSES);
+        cluster.node(0).start_again().unwrap();
+        await_counts(PROCESSES);
+        cluster.node(1).pause().unwrap();
+        // What the fault is: it has to be longer than the others take to give the node up.
+        std::thread::sleep(Duration::from_secs(10));
+        cluster.node(1).resume().unwrap();
+        cluster.wait_until_synced(1).unwrap();
+        await_counts(PROCESSES);
+        going_on.store(false, Ordering::Relaxed);
+    });
+    count.check();
 }
 
-fn start(folder: &Path, url: &str, run: &str) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_dblock"))
-        .args(["run", "--ttl", "2s", "counter", "--", "sh", "-c", COUNT, "sh", run])
-        .current_dir(folder)
-        .env("DATABASE_LOCKS_URL", url)
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+fn count_on(server: &Access, some_are_killed: bool) {
+    let _turn = turn();
+    let database = server.database().unwrap();
+    migrate(database.url());
+    Count { some_are_killed, ..Count::new(vec![database.url().to_owned()]) }.run();
+}
+
+/// Twice sixteen processes at once were seen to lose leases of 2 s on two cores: for want of
+/// processor time, as far as could be told.
+fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn migrate(url: &str) {
+    let mut dblock = Command::new(env!("CARGO_BIN_EXE_dblock"));
+    assert!(dblock.arg("migrate").env("DATABASE_LOCKS_URL", url).status().unwrap().success());
+}
+
+/// Processes that count in one folder.
+struct Count {
+    folder: TempDir,
+    /// The databases that the processes use in turn: all of them the same one.
+    urls: Vec<String>,
+    ttl: &'static str,
+    some_are_killed: bool,
+}
+
+impl Count {
+    fn new(urls: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("counter"), "").unwrap();
+        Self { folder, urls, ttl: "2s", some_are_killed: false }
+    }
+
+    fn on_sqlite() -> Self {
+        let mut count = Self::new(Vec::new());
+        count.urls.push(format!("sqlite:{}", count.folder.path().join("locks.db").display()));
+        count
+    }
+
+    /// Counts the least number of times.
+    fn run(&self) {
+        self.until(&AtomicBool::new(false));
+        self.check();
+    }
+
+    /// Counts the least number of times, and then for as long as it is to go on.
+    fn until(&self, going_on: &AtomicBool) {
+        std::thread::scope(|scope| {
+            for worker in 0..PROCESSES {
+                scope.spawn(move || {
+                    let rounds = (0..)
+                        .take_while(|round| *round < ROUNDS || going_on.load(Ordering::Relaxed));
+                    for round in rounds {
+                        self.count_once(worker, round);
+                    }
+                });
+            }
+        });
+    }
+
+    fn count_once(&self, worker: usize, round: usize) {
+        let mut child = self.start(worker, round);
+        if self.some_are_killed && worker % 4 == round % 4 {
+            // A random moment: before, while, or after it holds the lock.
+            std::thread::sleep(Duration::from_millis(fastrand::u64(0..800)));
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+            child.wait().unwrap();
+        } else {
+            let status = child.wait().unwrap();
+            assert!(status.success(), "{worker}.{round}: {status}\n{}", self.read("log"));
+        }
+    }
+
+    fn start(&self, worker: usize, round: usize) -> Child {
+        let folder = self.folder.path();
+        let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"));
+        Command::new(env!("CARGO_BIN_EXE_dblock"))
+            .args(["run", "--ttl", self.ttl, "counter", "--", "sh", "-c", COUNT, "sh"])
+            .arg(format!("{worker}.{round}"))
+            .current_dir(folder)
+            .env("DATABASE_LOCKS_URL", &self.urls[worker % self.urls.len()])
+            .stdin(Stdio::null())
+            .stderr(log.unwrap())
+            .spawn()
+            .unwrap()
+    }
+
+    fn check(&self) {
+        assert_eq!(self.read("overlaps"), "");
+        let counter = self.read("counter");
+        let counted: HashSet<&str> = counter.split_whitespace().collect();
+        let completed = self.read("completed");
+        let mut last_token = 0;
+        for line in completed.lines() {
+            let (run, token) = line.split_once(' ').unwrap();
+            assert!(counted.contains(&run), "the update of {run} is lost");
+            let token: u64 = token.parse().unwrap();
+            assert!(token > last_token, "the token of {run} is not higher than the one before");
+            last_token = token;
+        }
+        let all = PROCESSES * ROUNDS;
+        let survivors = if self.some_are_killed { all - all / 4 } else { all };
+        assert!(completed.lines().count() >= survivors);
+        assert!(counted.len() >= completed.lines().count());
+        println!("{} counted", counted.len());
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.path().join(file)).unwrap_or_default()
+    }
 }

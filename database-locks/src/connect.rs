@@ -1,7 +1,7 @@
 //! From a URL to locks: which backend serves which scheme.
 
 #![cfg_attr(
-    not(any(feature = "memory", feature = "sqlite", feature = "postgres")),
+    not(any(feature = "memory", feature = "sqlite", feature = "mysql", feature = "postgres")),
     allow(unreachable_code, reason = "without a backend no URL leads anywhere")
 )]
 
@@ -15,6 +15,7 @@ use database_locks_core::{Error, ErrorKind, LockBackend, Locks, LocksBuilder, Re
 /// | URL | backend | feature |
 /// |---|---|---|
 /// | `postgres://user:password@host/database` (also `postgresql://`) | Postgres | `postgres` |
+/// | `mysql://user:password@host/database` (also `mariadb://`) | MySQL, MariaDB, Galera | `mysql` |
 /// | `sqlite:PATH` | one file, many processes on one host | `sqlite` |
 /// | `memory:` | this process, for tests: each `connect` is a store of its own | `memory` |
 ///
@@ -65,6 +66,10 @@ pub async fn migrate(url: &str) -> Result<()> {
         Target::Postgres(config) => {
             database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
         }
+        #[cfg(feature = "mysql")]
+        Target::Mysql(config) => {
+            database_locks_mysql::MysqlBackend::connect(*config).await?.migrate().await
+        }
     }
 }
 
@@ -81,6 +86,8 @@ pub fn schema_sql(url: &str) -> Result<String> {
         Target::Sqlite(config) => database_locks_sqlite::schema_sql(&config),
         #[cfg(feature = "postgres")]
         Target::Postgres(config) => database_locks_postgres::schema_sql(&config),
+        #[cfg(feature = "mysql")]
+        Target::Mysql(config) => database_locks_mysql::schema_sql(&config),
     })
 }
 
@@ -91,6 +98,8 @@ enum Target {
     Sqlite(database_locks_sqlite::SqliteConfig),
     #[cfg(feature = "postgres")]
     Postgres(Box<database_locks_postgres::PostgresConfig>),
+    #[cfg(feature = "mysql")]
+    Mysql(Box<database_locks_mysql::MysqlConfig>),
 }
 
 impl Target {
@@ -106,12 +115,18 @@ impl Target {
                 let config = database_locks_postgres::PostgresConfig::from_url(url)?;
                 Ok(Self::Postgres(Box::new(config)))
             }
+            #[cfg(feature = "mysql")]
+            "mysql" | "mariadb" => {
+                Ok(Self::Mysql(Box::new(database_locks_mysql::MysqlConfig::from_url(url)?)))
+            }
             #[cfg(not(feature = "memory"))]
             "memory" => Err(not_compiled_in("memory")),
             #[cfg(not(feature = "sqlite"))]
             "sqlite" => Err(not_compiled_in("sqlite")),
             #[cfg(not(feature = "postgres"))]
             "postgres" | "postgresql" => Err(not_compiled_in("postgres")),
+            #[cfg(not(feature = "mysql"))]
+            "mysql" | "mariadb" => Err(not_compiled_in("mysql")),
             "" => Err(unknown("the URL has no scheme".to_owned())),
             other => Err(unknown(format!("the URL's scheme {other:?} is unknown"))),
         }
@@ -129,6 +144,10 @@ impl Target {
             Self::Postgres(config) => {
                 Arc::new(database_locks_postgres::PostgresBackend::connect(*config).await?)
             }
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => {
+                Arc::new(database_locks_mysql::MysqlBackend::connect(*config).await?)
+            }
         })
     }
 }
@@ -137,7 +156,7 @@ impl Target {
 fn unknown(what: String) -> Error {
     Error::new(
         ErrorKind::InvalidOption,
-        format!("{what}: use postgres://..., sqlite:PATH or memory:"),
+        format!("{what}: use postgres://..., mysql://..., sqlite:PATH or memory:"),
     )
 }
 
@@ -170,6 +189,8 @@ mod tests {
             ("memory:", cfg!(feature = "memory")),
             ("sqlite:locks.db", cfg!(feature = "sqlite")),
             ("postgres://localhost/app", cfg!(feature = "postgres")),
+            ("mysql://localhost/app", cfg!(feature = "mysql")),
+            ("mariadb://localhost/app", cfg!(feature = "mysql")),
         ];
         for (url, compiled_in) in features {
             match schema_sql(url) {

@@ -12,7 +12,7 @@
 //! use database_locks::{Connect, Locks};
 //!
 //! # let url = "memory:";
-//! let locks = Locks::connect(url).await?; // postgres://..., sqlite:PATH, memory:
+//! let locks = Locks::connect(url).await?; // postgres://..., mysql://..., sqlite:PATH
 //!
 //! let guard = locks.lock("nightly").timeout(Duration::from_secs(5)).acquire().await?;
 //! println!("one of us works, under token {}", guard.token());
@@ -37,6 +37,7 @@
 //! |---|---|---|
 //! | `sqlite` (default) | `sqlite:PATH` | many processes on one host, nothing to run |
 //! | `postgres` | `postgres://...` | many hosts with a Postgres at hand |
+//! | `mysql` | `mysql://...`, `mariadb://...` | many hosts with a MySQL, a MariaDB or a Galera cluster |
 //! | `memory` | `memory:` | unit tests, in one process |
 //!
 //! Each feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
@@ -56,6 +57,8 @@ pub use database_locks_core::*;
 
 #[cfg(feature = "memory")]
 pub use database_locks_memory as memory;
+#[cfg(feature = "mysql")]
+pub use database_locks_mysql as mysql;
 #[cfg(feature = "postgres")]
 pub use database_locks_postgres as postgres;
 #[cfg(feature = "sqlite")]

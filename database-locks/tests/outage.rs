@@ -1,14 +1,15 @@
 //! A database that goes away in the middle of a wait.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use database_locks::{Connect, ErrorKind, Locks, Ttl, migrate};
-use database_locks_test_servers::{Postgres, Server as _};
+use database_locks_test_servers::{Access, MariaDb, MySql, Postgres, Server};
 
 /// Generous: it only has to end on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn holder_and_waiter(server: &Postgres) -> (Locks, Locks) {
+async fn holder_and_waiter(server: &Access) -> (Locks, Locks) {
     let connected = "a server that was just started answers";
     migrate(server.url()).await.expect(connected);
     let here = Locks::connect(server.url()).await.expect(connected);
@@ -16,9 +17,37 @@ async fn holder_and_waiter(server: &Postgres) -> (Locks, Locks) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_returns_is_waited_for() {
-    let server = Postgres::start().unwrap();
-    let (here, there) = holder_and_waiter(&server).await;
+async fn a_postgres_that_returns_is_waited_for() {
+    return_of(&Postgres::start().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_stays_away_is_an_error_within_the_timeout() {
+    absence_of(&Postgres::start().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_that_returns_is_waited_for() {
+    return_of(&MySql::start().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_that_stays_away_is_an_error_within_the_timeout() {
+    absence_of(&MySql::start().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_that_returns_is_waited_for() {
+    return_of(&MariaDb::start().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_that_stays_away_is_an_error_within_the_timeout() {
+    absence_of(&MariaDb::start().unwrap()).await;
+}
+
+async fn return_of(server: &(impl Server + Deref<Target = Access>)) {
+    let (here, there) = holder_and_waiter(server).await;
     // Longer than the outage, so that the lease outlives it.
     let ttl = Ttl::new(PATIENCE * 2).unwrap();
     let guard = here.lock("x").ttl(ttl).acquire().await.unwrap();
@@ -42,10 +71,8 @@ async fn a_database_that_returns_is_waited_for() {
     next.release().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_stays_away_is_an_error_within_the_timeout() {
-    let server = Postgres::start().unwrap();
-    let (here, there) = holder_and_waiter(&server).await;
+async fn absence_of(server: &(impl Server + Deref<Target = Access>)) {
+    let (here, there) = holder_and_waiter(server).await;
     let guard = here.lock("x").acquire().await.unwrap();
     server.stop_hard().unwrap();
     let asked = there.lock("x").timeout(Duration::from_secs(2)).acquire();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use database_locks::{Connect, Locks, Ttl, migrate};
-use database_locks_test_servers::Postgres;
+use database_locks_test_servers::{Access, MariaDb, MySql, Postgres};
 use tokio::task::JoinSet;
 
 const LOCKS: usize = 5_000;
@@ -11,18 +11,33 @@ const CONNECTIONS: usize = 8;
 /// Generous: it only has to end on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+const ON_POSTGRES: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+const ON_MYSQL: &str = "SELECT count(*) FROM information_schema.processlist \
+     WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_leases_and_as_many_waiters_need_eight_connections() {
-    let database = Postgres::shared().unwrap().database().unwrap();
+async fn five_thousand_leases_and_as_many_waiters_need_eight_connections_on_postgres() {
+    hold_and_wait(Postgres::shared().unwrap(), ON_POSTGRES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_leases_and_as_many_waiters_need_eight_connections_on_mysql() {
+    hold_and_wait(MySql::shared().unwrap(), ON_MYSQL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_leases_and_as_many_waiters_need_eight_connections_on_mariadb() {
+    hold_and_wait(MariaDb::shared().unwrap(), ON_MYSQL).await;
+}
+
+async fn hold_and_wait(server: &Access, connections: &str) {
+    let database = server.database().unwrap();
     migrate(database.url()).await.unwrap();
     let locks = Locks::connect(database.url()).await.unwrap();
     // Long enough that a busy machine loses none of them.
     let ttl = Ttl::new(Duration::from_secs(60)).unwrap();
-    let count = || {
-        let count = "SELECT count(*) FROM pg_stat_activity \
-                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        database.sql(count).unwrap().trim().parse::<usize>().unwrap()
-    };
+    let count = || database.sql(connections).unwrap().trim().parse::<usize>().unwrap();
 
     let mut holding = JoinSet::new();
     for i in 0..LOCKS {

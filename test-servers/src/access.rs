@@ -167,7 +167,14 @@ impl Access {
     /// The same database at another port of 127.0.0.1, such as a [`Proxy`](crate::Proxy)'s.
     #[must_use]
     pub fn at_port(&self, port: u16) -> Access {
-        Access { hosts: format!("127.0.0.1:{port}"), ..self.clone() }.with_url()
+        self.at_ports([port])
+    }
+
+    /// The same database at several ports of 127.0.0.1.
+    pub(crate) fn at_ports(&self, ports: impl IntoIterator<Item = u16>) -> Access {
+        let hosts: Vec<String> =
+            ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        Access { hosts: hosts.join(","), ..self.clone() }.with_url()
     }
 
     /// Runs SQL with the command-line client (`psql`, or `mariadb` for the MySQL family), one statement after the

@@ -17,7 +17,8 @@ use crate::install::Account;
 pub(crate) const PID_FILE: &str = "pid";
 
 /// What the watchdog runs: `$1` is the folder. It reads until the other end of its standard input is closed, then
-/// stops the server (SIGQUIT: at once and without saving anything, for all servers that we have) and removes the folder.
+/// stops the server (SIGQUIT: at once for Postgres, in an orderly way for MySQL's family) with all that is left of its
+/// process group, such as the scripts with which nodes of a cluster copy data, and removes the folder.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -32,7 +33,7 @@ if read -r pid 2>/dev/null <"$1/pid"; then
         sleep 0.02
         tries=$((tries + 1))
     done
-    kill -KILL "$pid" 2>/dev/null
+    kill -KILL "$pid" "-$pid" 2>/dev/null
 fi
 tries=0
 until rm -rf "$1" 2>/dev/null || [ "$tries" -ge 250 ]; do

@@ -50,6 +50,24 @@ pub const MARIADB_TOOLS: Binaries = Binaries {
     folder_command: &[],
 };
 
+/// The library that makes a node of a Galera cluster out of MariaDB.
+pub const GALERA: Binaries = Binaries {
+    name: "galera",
+    package: "galera-4",
+    programs: &["libgalera_smm.so"],
+    folders: &["/usr/lib/galera", "/usr/lib64/galera", "/usr/lib64/galera-4"],
+    folder_command: &[],
+};
+
+/// What copies the data of a node of a Galera cluster to another.
+pub const RSYNC: Binaries = Binaries {
+    name: "rsync",
+    package: "rsync",
+    programs: &["rsync"],
+    folders: &["/usr/bin"],
+    folder_command: &[],
+};
+
 /// The connection pooler.
 pub const PGBOUNCER: Binaries = Binaries {
     name: "pgbouncer",

@@ -44,8 +44,29 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # A cluster with a writer on every node
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use database_locks_test_servers::{Galera, Server};
+//!
+//! let database = Galera::shared()?.database()?;
+//! println!("{}", database.urls()); // mysql://root:…@127.0.0.1:23456,127.0.0.1:23457,127.0.0.1:23458/dblocks_test_…
+//! database.node(1).sql("CREATE TABLE t (n int)")?;
+//!
+//! let cluster = Galera::start()?; // takes some ten seconds
+//! cluster.node(0).stop_hard()?;
+//! cluster.node(0).start_again()?; // has rejoined and is synced
+//! cluster.isolate(2)?; // runs, and refuses what it is asked
+//! cluster.rejoin(2)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # TLS
+//!
 //! With the feature `tls`, `Postgres::builder().tls(Tls::Required)` makes a throwaway certificate authority and
-//! accepts encrypted connections only; `Postgres::tls_files` says where the certificates are.
+//! accepts encrypted connections only; `Postgres::tls_files` says where the certificates are. MariaDB and MySQL have the
+//! same.
 //!
 //! # Nothing is left behind
 //!
@@ -61,6 +82,7 @@
 
 mod access;
 mod folder;
+mod galera;
 mod install;
 mod mariadb;
 mod mysql;
@@ -76,7 +98,8 @@ mod tls;
 
 pub use access::{Access, Database};
 pub use anyhow::Result;
-pub use install::{Binaries, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES};
+pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
+pub use install::{Binaries, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
 pub use mariadb::{MariaDb, MariaDbProduct};
 pub use mysql::{MySql, MySqlProduct};
 pub use mysql_program::MySqlProgram;

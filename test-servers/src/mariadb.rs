@@ -46,7 +46,9 @@ impl Product for MariaDbProduct {
         Ok(vec![
             MARIADB_TOOLS.find()?.join("mariadb-install-db").into(),
             "--no-defaults".into(),
-            "--auth-root-authentication-method=normal".into(),
+            // Makes no users besides root@localhost.
+            "--auth-root-authentication-method=socket".into(),
+            "--auth-root-socket-user=root".into(),
             "--skip-test-db".into(),
         ])
     }

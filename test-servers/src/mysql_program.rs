@@ -58,8 +58,7 @@ impl MySqlProgram {
             .with_context(|| {
                 format!(
                     "there is no mysql {OLDEST} or later (no such mysqld in PATH or {}, and none unpacked in {}): run \
-                     `cargo xtask test --only install`, which fetches it where there is apt, or install it, or set \
-                     DATABASE_LOCKS_TEST_MYSQL_URL",
+                     `cargo xtask test --only install`, which fetches it where there is apt, or install it",
                     FOLDERS.join(", "),
                     cache.display()
                 )

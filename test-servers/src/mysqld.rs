@@ -123,6 +123,13 @@ impl<P> Server for Mysqld<P> {
     }
 }
 
+impl<P> Drop for Mysqld<P> {
+    fn drop(&mut self) {
+        // Nobody needs what an orderly end would save.
+        let _ = self.stop_hard();
+    }
+}
+
 impl<P: Product> fmt::Debug for Mysqld<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple(P::NAME).field(&self.access).finish()
@@ -183,11 +190,11 @@ impl<P: Product> MysqldBuilder<P> {
             if !speaks_tls {
                 launch.arguments.extend(P::WITHOUT_TLS.iter().map(OsString::from));
             }
-            launch.arguments.extend(settings(&self.settings));
+            launch.arguments.extend(options(&self.settings));
             Ok(launch)
         })?;
         Ok(Mysqld {
-            access: access(process.port(), &password)?,
+            access: superuser(process.port(), &password)?,
             process,
             #[cfg(feature = "tls")]
             tls,
@@ -198,11 +205,10 @@ impl<P: Product> MysqldBuilder<P> {
 
 /// Fills the data folder of a server, with a superuser who may enter from anywhere, and the database.
 pub(crate) fn prepare_data<P: Product>(folder: &Folder, password: &str) -> Result<()> {
-    // MariaDB's preparing program knows of users only after they were loaded, and makes several of the name of root.
+    // MariaDB's preparing program knows of users only after they were loaded.
     let sql = format!(
         "FLUSH PRIVILEGES;\n\
          RENAME USER {SUPERUSER}@localhost TO {SUPERUSER}@'%';\n\
-         DROP USER IF EXISTS {SUPERUSER}@'127.0.0.1', {SUPERUSER}@'::1';\n\
          ALTER USER {SUPERUSER}@'%' IDENTIFIED BY '{password}';\n\
          CREATE DATABASE {DATABASE};\n"
     );
@@ -233,12 +239,12 @@ pub(crate) fn launch<P: Product>(folder: &Path, port: u16) -> Result<Launch> {
 }
 
 /// Options as arguments. Of two with the same name the later counts.
-pub(crate) fn settings(settings: &[(String, String)]) -> impl Iterator<Item = OsString> {
+pub(crate) fn options(settings: &[(String, String)]) -> impl Iterator<Item = OsString> {
     settings.iter().map(|(name, value)| format!("--{name}={value}").into())
 }
 
 /// The superuser's way into the database that every server has.
-pub(crate) fn access(port: u16, password: &str) -> Result<Access> {
+pub(crate) fn superuser(port: u16, password: &str) -> Result<Access> {
     Access::local(Family::MySql, port, SUPERUSER, password, DATABASE)
 }
 

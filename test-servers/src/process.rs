@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::folder::{Folder, PID_FILE, random_hex};
@@ -55,7 +55,7 @@ pub trait Server {
     ///
     /// When it is running already, or does not come up; the message has the end of its log.
     fn start_again(&self) -> Result<()> {
-        self.process().start()
+        self.process().start(&[])
     }
 
     /// [`stop`](Self::stop) and [`start_again`](Self::start_again).
@@ -130,10 +130,10 @@ impl Process {
     ) -> Result<Process> {
         let port = free_port()?;
         let launched = launch(&folder, port)?;
-        let mut process = Process { child: Mutex::new(None), launch: launched, port, folder };
+        let mut process = Process::stopped(folder, port, launched);
         for _ in 0..10 {
-            match process.start() {
-                Err(error) if error.to_string().contains("Address already in use") => {
+            match process.start(&[]) {
+                Err(error) if port_was_taken(&error) => {
                     process.port = free_port()?;
                     process.launch = launch(&process.folder, process.port)?;
                 }
@@ -141,6 +141,11 @@ impl Process {
             }
         }
         bail!("ten free ports in turn were taken by somebody else")
+    }
+
+    /// A server that has still to be started.
+    pub(crate) fn stopped(folder: Folder, port: u16, launch: Launch) -> Process {
+        Process { child: Mutex::new(None), launch, port, folder }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -152,11 +157,12 @@ impl Process {
         self.folder.path()
     }
 
-    fn start(&self) -> Result<()> {
+    /// Starts the server, with `more` arguments after its own, and waits until it is ready.
+    pub(crate) fn start(&self, more: &[OsString]) -> Result<()> {
         let mut child = self.child();
         ensure!(child.is_none(), "the test server is running already");
         let log_start = fs::metadata(self.log_path()).map_or(0, |log| log.len());
-        let mut started = spawn(&self.folder, &self.launch.program, &self.launch.arguments)?;
+        let mut started = spawn(&self.folder, &self.launch.program, &self.arguments(more))?;
         let deadline = Instant::now() + PATIENCE;
         let failure = loop {
             if let Some(status) = started.try_wait()? {
@@ -179,6 +185,19 @@ impl Process {
             self.launch.program.display(),
             self.log_since(log_start)?.trim_end()
         )
+    }
+
+    /// Runs the stopped server with `more` arguments that have it do something and end, and returns what it says.
+    pub(crate) fn run(&self, more: &[OsString]) -> Result<String> {
+        let child = self.child();
+        ensure!(child.is_none(), "the test server is running already");
+        let log_start = fs::metadata(self.log_path()).map_or(0, |log| log.len());
+        run_tool(&self.folder, &self.launch.program, &self.arguments(more))?;
+        self.log_since(log_start)
+    }
+
+    fn arguments(&self, more: &[OsString]) -> Vec<OsString> {
+        [&self.launch.arguments, more].concat()
     }
 
     fn stop(&self) -> Result<()> {
@@ -204,7 +223,7 @@ impl Process {
         for process in &children {
             let _ = kill(*process, Signal::SIGKILL);
         }
-        running.kill()?;
+        killpg(pid(running), Signal::SIGKILL)?;
         running.wait()?;
         *child = None;
         forget_pid(&self.folder);
@@ -228,7 +247,8 @@ impl Process {
     fn signal_all(&self, signal: Signal) -> Result<()> {
         let child = self.child();
         let parent = pid(child.as_ref().context("the test server is not running")?);
-        kill(parent, signal)?;
+        killpg(parent, signal)?;
+        // Those of Postgres have groups of their own.
         for process in children(parent)? {
             // A child may have ended meanwhile.
             let _ = kill(process, signal);
@@ -349,9 +369,14 @@ fn stat(process: Pid) -> Option<(char, Pid)> {
     Some((state, Pid::from_raw(fields.next()?.parse().ok()?)))
 }
 
+/// Whether a server did not start because somebody took its port after it was found free.
+pub(crate) fn port_was_taken(error: &anyhow::Error) -> bool {
+    error.to_string().contains("Address already in use")
+}
+
 /// A port that nobody listens on, below those that systems give to outgoing connections: a server that is stopped for
 /// a while finds it free again.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     for _ in 0..1000 {
         let random = u16::from_str_radix(&random_hex(2)?, 16)?;
         let port = 15_000 + random % 17_000;

@@ -89,6 +89,8 @@ fn settings_and_databases<P: Product>(server: database_locks_test_servers::Resul
     let message = server.sql("CREATE TABLE done (n int); SELECT nonsense; SELECT 1").unwrap_err();
     assert!(message.to_string().contains("ERROR 1054 (42S22)"), "{message}");
     assert_eq!(server.sql("SHOW TABLES").unwrap(), "done");
+    let roots = "SELECT host FROM mysql.user WHERE user = 'root'";
+    assert_eq!(server.sql(roots).unwrap(), "%");
     assert!(server.as_user("root", "wrong").sql("SELECT 1").is_err());
     assert_eq!(server.in_database("").sql("SELECT DATABASE()").unwrap(), "NULL");
 

@@ -9,12 +9,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use database_locks_test_servers::MySqlProgram;
 
-const BY_HAND: &str =
-    "install mysql 8 or later, or set DATABASE_LOCKS_TEST_MYSQL_URL to a server's";
-
 /// Fetches the server to where the tests look for it. Two that do so at once are safe, and the second waits.
 pub(crate) fn fetch() -> Result<()> {
-    fetch_to(&MySqlProgram::cache()?).with_context(|| format!("cannot fetch mysql: {BY_HAND}"))
+    fetch_to(&MySqlProgram::cache()?)
+        .context("cannot fetch mysql; install version 8 or later by other means")
 }
 
 fn fetch_to(cache: &Path) -> Result<()> {
@@ -116,7 +114,7 @@ fn mirror() -> Result<String> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"])
         .output()
-        .context("there is no apt-get here")?;
+        .context("cannot run apt-get")?;
     let targets = String::from_utf8(output.stdout)?;
     let mut mirrors = targets.lines().filter(|uri| uri.trim_end_matches('/').ends_with("/debian"));
     match mirrors.next() {

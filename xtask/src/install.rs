@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
 use database_locks_test_servers::{
-    Binaries, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES,
+    Binaries, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
 };
 
 use crate::fetch_mysql;
 
-const NEEDED: [Binaries; 4] = [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS];
+const NEEDED: [Binaries; 6] = [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC];
 
 /// Installs the servers that are missing, where that is possible, and otherwise says what to do.
 pub(crate) fn missing_servers() -> Result<()> {

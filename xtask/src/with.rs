@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use database_locks_test_servers::{MariaDb, MySql, PgBouncer, PoolMode, Postgres};
+use database_locks_test_servers::{Galera, MariaDb, MySql, PgBouncer, PoolMode, Postgres};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -33,6 +33,8 @@ enum Server {
     /// A MySQL.
     #[value(name = "mysql")]
     MySql,
+    /// A Galera cluster of three nodes, all of them in one URL.
+    Galera,
 }
 
 /// Runs the command, and gives its exit code. The server is removed when this process ends,
@@ -47,6 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         Server::MariaDb => execute(&options.command, MariaDb::start()?.url())?,
         Server::MySql => execute(&options.command, MySql::start()?.url())?,
+        Server::Galera => execute(&options.command, &Galera::start()?.urls())?,
     };
     // A shell, too, says 128 and the signal's number of a command that a signal has ended.
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));

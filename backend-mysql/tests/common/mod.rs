@@ -42,10 +42,7 @@ impl Kind {
         Ok(match self {
             Self::MySql => vec![MySql::shared()?.clone()],
             Self::MariaDb => vec![MariaDb::shared()?.clone()],
-            Self::Galera => {
-                let cluster = Galera::shared()?;
-                (0..cluster.len()).map(|i| Access::clone(cluster.node(i))).collect()
-            }
+            Self::Galera => Galera::shared()?.nodes().iter().map(|n| Access::clone(n)).collect(),
         })
     }
 }
@@ -80,6 +77,10 @@ impl Store {
     pub fn with(nodes: &[Access], charset: &str) -> Result<Self> {
         let database = nodes[0].database_with(charset)?;
         let name = database.database_name();
+        for node in &nodes[1..] {
+            // A read that waits for what the other nodes have written: the database, for one.
+            node.sql("SET SESSION wsrep_sync_wait = 1; SELECT 1")?;
+        }
         let nodes = nodes.iter().map(|node| node.in_database(name)).collect();
         Ok(Self { database, nodes, next: AtomicUsize::new(0) })
     }

@@ -4,13 +4,17 @@
 use std::io::Write as _;
 
 use anyhow::bail;
-use database_locks_test_servers::{MariaDb, MySql, Postgres, Result, Server};
+use database_locks_test_servers::{Galera, MariaDb, MySql, Postgres, Result, Server};
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("postgres") => hold(&[&Postgres::start()?]),
         Some("mariadb") => hold(&[&MariaDb::start()?]),
         Some("mysql") => hold(&[&MySql::start()?]),
+        Some("galera") => {
+            let cluster = Galera::start()?;
+            hold(&[cluster.node(0), cluster.node(1), cluster.node(2)])
+        }
         _ => bail!("the argument is the server to hold"),
     }
 }
