@@ -282,6 +282,13 @@ impl Tables {
                 && row.gone_shares.is_empty())
         {
             packet.add(format_args!("SET {ROW} = IF(ROW_COUNT() = 1, {ROW}, NULL)"));
+            if !row.gone_shares.is_empty() {
+                let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
+                packet.add(format_args!(
+                    "DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL) AND attempt IN ({})",
+                    list(gone)
+                ));
+            }
             for entry in &row.new_shares {
                 packet.add(format_args!(
                     "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
@@ -303,13 +310,6 @@ impl Tables {
                     "UPDATE {share} SET expires_at = {expires_at}, touched_at = {touched_at} \
                      WHERE name = IF({ROW}, {name}, NULL) AND attempt = {}",
                     hex(entry.attempt.as_uuid().as_bytes()),
-                ));
-            }
-            if !row.gone_shares.is_empty() {
-                let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
-                packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL) AND attempt IN ({})",
-                    list(gone)
                 ));
             }
         }

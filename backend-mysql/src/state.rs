@@ -142,7 +142,7 @@ impl State {
         {
             Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
         } else {
-            Write::Row(Box::new(self.row_write(now)))
+            Write::Row(Box::new(self.row_write()))
         };
         let RowRead { id, version, expires_at } = row;
         Some(Change { name, id, version, expires_at, before: self.limit(now), write })
@@ -193,7 +193,7 @@ impl State {
             .min()
     }
 
-    fn row_write(&self, now: Duration) -> RowWrite<'_> {
+    fn row_write(&self) -> RowWrite<'_> {
         let Ledger { token, entries, mark, touched } = &self.ledger;
         let mut row = RowWrite {
             token: *token,
@@ -223,14 +223,16 @@ impl State {
             entries => {
                 row.locked_by = Some(SHARED);
                 row.acquired_at = entries.iter().map(|entry| entry.granted_at).max();
-                // Others may take the row once it has expired: not before the last share.
-                row.expires_at =
-                    entries.iter().filter_map(|e| end(e.until)).filter(|end| *end > now).max();
+                // Others may take the row once it has expired: not before the last share, and for
+                // those who give a grace not before that of one that has expired is over, either.
+                row.expires_at = entries.iter().filter_map(|e| end(e.until)).max();
                 shares = entries;
             }
         }
+        // An attempt that was forgotten may have been granted anew.
+        let is_same = |a: &Entry, b: &Entry| a.attempt == b.attempt && a.token == b.token;
         for entry in shares.iter().filter(|entry| entry.attempt != no_attempt()) {
-            match self.shares.iter().find(|stored| stored.attempt == entry.attempt) {
+            match self.shares.iter().find(|stored| is_same(stored, entry)) {
                 None => row.new_shares.push(entry),
                 Some(stored) if stored != entry => row.changed_shares.push(entry),
                 Some(_) => {}
@@ -239,8 +241,8 @@ impl State {
         row.gone_shares = self
             .shares
             .iter()
+            .filter(|stored| !shares.iter().any(|entry| is_same(stored, entry)))
             .map(|stored| stored.attempt)
-            .filter(|stored| !shares.iter().any(|entry| entry.attempt == *stored))
             .collect();
         row
     }
@@ -322,7 +324,11 @@ fn is_shared(row: &Row) -> Result<bool> {
     let label: Option<Vec<u8>> = get(row, column::LOCKED_BY)?;
     let expires_at: Option<i64> = get(row, column::EXPIRES_AT)?;
     let ours: Option<i64> = get(row, column::LEASE_EXPIRES_AT)?;
-    Ok(label.as_deref() == Some(SHARED.as_bytes()) && (expires_at == ours || expires_at.is_none()))
+    // An owner may be called like that, too.
+    let attempt: Option<Vec<u8>> = get(row, column::ATTEMPT)?;
+    Ok(attempt.is_none()
+        && label.as_deref() == Some(SHARED.as_bytes())
+        && (expires_at == ours || expires_at.is_none()))
 }
 
 fn share_row(row: &Row) -> Result<Option<Entry>> {
@@ -345,7 +351,11 @@ fn share_row(row: &Row) -> Result<Option<Entry>> {
 }
 
 fn ended(entry: &Entry, at: Duration) -> Entry {
-    Entry { until: Until::Released(at), ..entry.clone() }
+    let until = match entry.until {
+        Until::Released(at) => Until::Released(at),
+        Until::Forever | Until::Expiry(_) => Until::Released(at),
+    };
+    Entry { until, ..entry.clone() }
 }
 
 fn until(expires_at: Option<Duration>, touched: Duration) -> Until {

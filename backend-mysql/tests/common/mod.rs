@@ -7,6 +7,8 @@
     reason = "each test binary uses its own part"
 )]
 
+pub mod packets;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -96,6 +98,12 @@ impl Store {
 
     pub async fn backend(&self) -> MysqlBackend {
         MysqlBackend::connect(self.config()).await.unwrap()
+    }
+
+    /// A backend on the node that [`client`](Self::client) is connected to.
+    pub async fn backend_at_client(&self) -> MysqlBackend {
+        let config = MysqlConfig::from_url(self.nodes[0].url()).unwrap();
+        MysqlBackend::connect(config).await.unwrap()
     }
 
     /// A plain connection of the test's own, to the first node.
