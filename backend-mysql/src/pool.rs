@@ -1,6 +1,7 @@
 //! Connections: a few for claims, and one for renewals.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -26,19 +27,20 @@ impl Connections {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &MysqlConfig) -> Result<Self> {
         let tls = tls::options(config.tls())?;
+        let hosts = config.addresses().into_iter().map(|address| HostOpts {
+            place: format!("{address}/{}", config.database()),
+            opts: config.driver(&address, tls.clone()),
+            without_tls: (config.tls().mode == SslMode::Preferred)
+                .then(|| config.driver(&address, None)),
+        });
+        let hosts = Hosts {
+            all: hosts.collect(),
+            first: AtomicUsize::new(0),
+            patience: config.host_timeout(),
+        };
+        let connector = Connector(Arc::new(hosts));
         let pool = |size| {
-            let hosts = config.addresses().into_iter().map(|address| HostOpts {
-                place: format!("{address}/{}", config.database()),
-                opts: config.driver(&address, tls.clone()),
-                without_tls: (config.tls().mode == SslMode::Preferred)
-                    .then(|| config.driver(&address, None)),
-            });
-            let connector = Connector {
-                hosts: hosts.collect(),
-                first: AtomicUsize::new(0),
-                patience: config.host_timeout(),
-            };
-            Pool::builder(connector).max_size(size).build().map_err(|error| {
+            Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
                 Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
             })
         };
@@ -125,7 +127,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().pass_over(object.host);
+                pool.manager().0.pass_over(object.host);
             }
             drop(Object::take(object));
         }
@@ -159,9 +161,12 @@ fn in_transaction(conn: &Conn) -> bool {
 }
 
 /// What connects to the first of the hosts that can be used.
-struct Connector {
-    hosts: Vec<HostOpts>,
-    /// The host to try first: the one that worked last.
+#[derive(Clone)]
+struct Connector(Arc<Hosts>);
+
+struct Hosts {
+    all: Vec<HostOpts>,
+    /// The host to try first.
     first: AtomicUsize,
     patience: Duration,
 }
@@ -172,11 +177,11 @@ struct HostOpts {
     without_tls: Option<Opts>,
 }
 
-impl Connector {
-    /// Tries another host first from now on: this one has broken a connection, or did not answer.
-    /// One that hangs still takes connections, and would cost the whole timeout each time.
+impl Hosts {
+    /// Tries another host first from now on, unless that is so already: this one has broken a
+    /// connection, or did not answer.
     fn pass_over(&self, host: usize) {
-        let next = (host + 1) % self.hosts.len();
+        let next = (host + 1) % self.all.len();
         let _ = self.first.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
@@ -186,13 +191,18 @@ impl Manager for Connector {
     type Error = Error;
 
     /// Tries the hosts in turn. Only what another host may do better lets it go on.
+    ///
+    /// A host that hangs still accepts connections. The caller may well give up before it is given
+    /// up here: so it is passed over until it is known to work.
     async fn create(&self) -> Result<Connection> {
-        let start = self.first.load(Ordering::Relaxed);
+        let hosts = &*self.0;
+        let start = hosts.first.load(Ordering::Relaxed);
         let mut failures = Vec::new();
-        for at in (start..self.hosts.len()).chain(0..start) {
-            match self.hosts[at].connect(self.patience).await {
+        for at in (start..hosts.all.len()).chain(0..start) {
+            hosts.pass_over(at);
+            match hosts.all[at].connect(hosts.patience).await {
                 Ok((conn, server)) => {
-                    self.first.store(at, Ordering::Relaxed);
+                    hosts.first.store(at, Ordering::Relaxed);
                     return Ok(Connection { conn, server, host: at });
                 }
                 Err(error) if error.is_retryable() => {

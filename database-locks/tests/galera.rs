@@ -69,3 +69,20 @@ async fn lost_quorum_is_an_error_that_passes_and_waiters_go_on() {
     assert!(next.token() > first);
     other.lock("y").timeout(PATIENCE).acquire().await.unwrap().release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_is_renewed_by_another_node_when_its_own_hangs() {
+    let cluster = Galera::start().unwrap();
+    let database = cluster.database().unwrap();
+    migrate(database.urls()).await.unwrap();
+    let locks = Locks::connect(database.urls()).await.unwrap();
+    let ttl = Duration::from_secs(20);
+    let guard = locks.lock("x").ttl(Ttl::new(ttl).unwrap()).acquire().await.unwrap();
+    // It still accepts connections, but nothing answers.
+    cluster.node(0).pause().unwrap();
+    let past_the_ttl = tokio::time::timeout(ttl + ttl / 2, guard.lost()).await;
+    cluster.node(0).resume().unwrap();
+    assert!(past_the_ttl.is_err(), "{past_the_ttl:?}");
+    guard.check().unwrap();
+    guard.release().await.unwrap();
+}
