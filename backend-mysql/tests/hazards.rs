@@ -251,11 +251,10 @@ async fn hostile_defaults_of_the_session_change_nothing(kind: Kind) {
         format!("@@session.{name} = IF(USER() LIKE '{prefix}%', {value}, @@session.{name})")
     };
     let init = format!(
-        "SET {}, {}, {}, {}",
+        "SET {}, {}, {}",
         if_hostile("autocommit", "0"),
         if_hostile("time_zone", "'+09:00'"),
         if_hostile("sql_mode", "''"),
-        if_hostile("innodb_lock_wait_timeout", "50"),
     );
     for node in &store.nodes {
         connect(node).await.exec_drop("SET GLOBAL init_connect = ?", (&init,)).await.unwrap();
