@@ -821,7 +821,7 @@ async fn first_creation_race_has_one_winner_a_name(kind: Kind) {
     for client in clients {
         client.await.unwrap();
     }
-    let winners = winners.lock().unwrap();
+    let winners = std::mem::take(&mut *winners.lock().unwrap());
     assert_eq!(winners.len(), NAMES);
     assert!(winners.values().all(|&count| count == 1), "{winners:?}");
     assert_eq!(list(&store.backend().await, "fresh ").await.len(), NAMES);
