@@ -194,7 +194,7 @@ impl MysqlBackend {
         let mut packet = Packet::default();
         let (names, missing) = (names.iter().copied(), missing.iter().copied());
         let at = self.tables.read(&mut packet, names, missing, pause);
-        match self.connection(urgent).await?.run(packet.text()).await {
+        match send(self.connection(urgent).await?, &packet).await {
             Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
             Err(error) if error::is_conflict(&error) => Ok(None),
             Err(error) => Err(self.failed(error)),
@@ -218,7 +218,7 @@ impl MysqlBackend {
         }
         let mut packet = Packet::default();
         let done = self.tables.change(&mut packet, &changes);
-        let answers = match self.connection(urgent).await?.run(packet.text()).await {
+        let answers = match send(self.connection(urgent).await?, &packet).await {
             Ok(answers) => Some(answers),
             Err(error) if error::is_conflict(&error) => None,
             Err(error) => return Err(self.failed(error)),
@@ -241,7 +241,7 @@ impl MysqlBackend {
             let (names, missing) = (names.iter().copied(), std::iter::once(missing));
             let read = self.tables.read(&mut packet, names, missing, Duration::ZERO);
             let granted = self.tables.take(&mut packet, claim);
-            let answers = match self.connections.shared().await?.run(packet.text()).await {
+            let answers = match send(self.connections.shared().await?, &packet).await {
                 Ok(answers) => answers,
                 Err(error) if error::is_conflict(&error) => return Ok(Taken::Contended),
                 Err(error) => return Err(self.failed(error)),
@@ -271,7 +271,7 @@ impl MysqlBackend {
         }
         let mut packet = Packet::default();
         let ended = self.tables.end(&mut packet, alone.iter().map(|&i| &leases[i]));
-        match self.connections.shared().await?.run(packet.text()).await {
+        match send(self.connections.shared().await?, &packet).await {
             Ok(answers) => {
                 for (i, at) in alone.into_iter().zip(ended) {
                     freed[i] = answers[at].affected == 1;
@@ -291,7 +291,7 @@ impl MysqlBackend {
     async fn read_only(&self, packet: &Packet) -> Result<Vec<Answer>> {
         let mut rounds = 0..ROUNDS;
         loop {
-            match self.connections.shared().await?.run(packet.text()).await {
+            match send(self.connections.shared().await?, &packet).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) if error::is_conflict(&error) && rounds.next().is_some() => {}
                 Err(error) => return Err(self.failed(error)),
@@ -395,7 +395,7 @@ impl LockBackend for MysqlBackend {
             }
             let mut packet = Packet::default();
             let done = self.tables.change(&mut packet, &changes);
-            match self.connections.shared().await?.run(packet.text()).await {
+            match send(self.connections.shared().await?, &packet).await {
                 Ok(answers) => Ok(done.into_iter().map(|at| answers[at].affected).sum()),
                 // Whoever uses one of the names just now goes first.
                 Err(error) if error::is_conflict(&error) => Ok(0),
@@ -469,6 +469,16 @@ struct Schema(BTreeSet<(Table, String)>);
 impl Schema {
     fn has(&self, table: Table, column: &str) -> bool {
         self.0.contains(&(table, column.to_owned()))
+    }
+}
+
+async fn send(
+    connection: InUse,
+    packet: &Packet,
+) -> std::result::Result<Vec<Answer>, mysql_async::Error> {
+    match packet.is_transaction() {
+        true => connection.run_transaction(packet.text()).await,
+        false => connection.run(packet.text()).await,
     }
 }
 

@@ -15,6 +15,16 @@ pub(crate) fn is_conflict(error: &Driver) -> bool {
     matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101))
 }
 
+/// What a node of a cluster should have reported of a transaction that it has rolled back.
+pub(crate) fn rolled_back() -> Driver {
+    Driver::Server(ServerError {
+        code: 1213,
+        message: "the transaction was rolled back, because another node has changed its rows"
+            .to_owned(),
+        state: "40001".to_owned(),
+    })
+}
+
 /// Whether somebody else has just made the table or the column that was to be made.
 pub(crate) fn is_defined_already(error: &Driver) -> bool {
     matches!(code(error), Some(1050 | 1060))

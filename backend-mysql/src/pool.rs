@@ -90,6 +90,33 @@ impl InUse {
         }
     }
 
+    /// As [`run`](Self::run), for statements that begin a transaction, which it commits. Nothing of
+    /// it is done where this fails, unless the connection does; or else some of it may have been,
+    /// each statement by itself.
+    ///
+    /// A node of a Galera cluster rolls a transaction back when another node has changed a row of
+    /// it. If that happens in the middle of a packet of statements, MariaDB reports no error, and
+    /// runs the rest as if there had never been a transaction, the `COMMIT` included. Only the
+    /// answer to the last statement of a packet tells, so that there the `COMMIT` is a packet of
+    /// its own, sent once the transaction was seen to be open.
+    pub(crate) async fn run_transaction(
+        mut self,
+        packet: &str,
+    ) -> Result<Vec<Answer>, mysql_async::Error> {
+        let Some(object) = &mut self.0 else {
+            unreachable!("it is taken only when it is given back, and in drop");
+        };
+        if !object.server.galera {
+            return self.run(&format!("{packet};\nCOMMIT")).await;
+        }
+        let result = match send(object, packet).await {
+            Ok(_) if !in_transaction(&object.conn) => Err(error::rolled_back()),
+            Ok(answers) => packet::send(&mut object.conn, "COMMIT").await.map(|_| answers),
+            Err(failed) => Err(failed),
+        };
+        self.give_back(result).await
+    }
+
     /// Sends statements that `;` separates, in one packet, and gives the connection back, rolled
     /// back where one of them failed, unless that broke it.
     ///
@@ -103,13 +130,18 @@ impl InUse {
         let Some(object) = &mut self.0 else {
             unreachable!("it is taken only here, and in drop");
         };
-        let mut result = packet::send(&mut object.conn, packet).await;
-        if Object::metrics(object).recycle_count > 0
-            && result.as_ref().is_err_and(error::was_closed)
-            && replace(object).await
-        {
-            result = packet::send(&mut object.conn, packet).await;
-        }
+        let result = send(object, packet).await;
+        self.give_back(result).await
+    }
+
+    /// Gives the connection back, rolled back after an error, unless that broke it.
+    async fn give_back(
+        mut self,
+        result: Result<Vec<Answer>, mysql_async::Error>,
+    ) -> Result<Vec<Answer>, mysql_async::Error> {
+        let Some(object) = &mut self.0 else {
+            unreachable!("it is taken only here, and in drop");
+        };
         let reusable = match &result {
             Ok(_) => !in_transaction(&object.conn),
             Err(failed) if error::breaks_connection(failed) => false,
@@ -140,6 +172,21 @@ struct Connection {
     server: Server,
     /// Which of the hosts it is to.
     host: usize,
+}
+
+/// Sends a packet, once more where the connection had been idle and was found closed.
+async fn send(
+    object: &mut Object<Connector>,
+    packet: &str,
+) -> Result<Vec<Answer>, mysql_async::Error> {
+    let result = packet::send(&mut object.conn, packet).await;
+    if Object::metrics(object).recycle_count > 0
+        && result.as_ref().is_err_and(error::was_closed)
+        && replace(object).await
+    {
+        return packet::send(&mut object.conn, packet).await;
+    }
+    result
 }
 
 /// Puts a new connection in the place of one that was found closed, if it leads to the same kind

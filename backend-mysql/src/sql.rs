@@ -16,6 +16,11 @@
 //!   `SKIP LOCKED`; the statements that follow read the clock after that. So it does not matter
 //!   when within a statement the server reads its clock (`sysdate-is-now`), nor that an `UPDATE`
 //!   cannot skip locked rows itself.
+//! - **Each statement is right by itself.** A node of a Galera cluster may roll a transaction back
+//!   in the middle of a packet without a word, and run what follows outside of any. So whatever
+//!   writes repeats the whole condition, shares are written only where the name's row is as the
+//!   statement before has left it, and `pool.rs` finds out whether the transaction was whole. What
+//!   is one statement needs no transaction.
 //! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes.
 
 use std::fmt::{Display, Write as _};
@@ -46,11 +51,22 @@ pub(crate) const ENGINE: &str = "InnoDB";
 pub(crate) struct Packet {
     text: String,
     statements: usize,
+    is_transaction: bool,
 }
 
 impl Packet {
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether a `COMMIT` has to follow.
+    pub(crate) fn is_transaction(&self) -> bool {
+        self.is_transaction
+    }
+
+    fn begin(&mut self) {
+        self.add("START TRANSACTION");
+        self.is_transaction = true;
     }
 
     /// Adds a statement, and tells its place among the answers.
@@ -182,7 +198,6 @@ impl Tables {
             Ttl::Infinite => moment(NEVER),
             Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
         };
-        packet.add("START TRANSACTION");
         packet.add(format_args!(
             "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {free})",
             key(&claim.name)
@@ -190,7 +205,7 @@ impl Tables {
         packet.add(format_args!(
             "SET {ROW} = (SELECT id FROM {lock} WHERE id = {ROW} AND {free} FOR UPDATE SKIP LOCKED)"
         ));
-        let granted = packet.add(format_args!(
+        packet.add(format_args!(
             "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
              version = version + 1, locked_by = {}, explicit_owner = {}, attempt = {attempt}, \
              capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
@@ -199,62 +214,62 @@ impl Tables {
             hex(claim.owner.label().as_bytes()),
             u8::from(claim.owner.is_explicit()),
             Share::FULL,
-        ));
-        packet.add("COMMIT");
-        granted
+        ))
     }
 
     /// Ends leases that hold all of their lock. Answers where each number of ended rows stands.
     pub(crate) fn end<'l>(
         &self,
         packet: &mut Packet,
-        leases: impl Iterator<Item = &'l LeaseId>,
+        leases: impl ExactSizeIterator<Item = &'l LeaseId>,
     ) -> Vec<usize> {
         let lock = &self.lock;
-        packet.add("START TRANSACTION");
-        let ended = leases
+        if leases.len() > 1 {
+            packet.begin();
+        }
+        leases
             .map(|lease| {
-                packet.add(format_args!(
-                    "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND attempt = {} \
-                     AND token = {} AND locked_by = {} AND explicit_owner = {} \
-                     AND lease_expires_at = expires_at AND expires_at > {NOW} \
-                     FOR UPDATE SKIP LOCKED)",
-                    key(&lease.name),
+                let alive = format!(
+                    "attempt = {} AND token = {} AND locked_by = {} AND explicit_owner = {} \
+                     AND lease_expires_at = expires_at AND expires_at > {NOW}",
                     hex(lease.attempt.as_uuid().as_bytes()),
                     lease.token,
                     hex(lease.owner.label().as_bytes()),
                     u8::from(lease.owner.is_explicit()),
+                );
+                packet.add(format_args!(
+                    "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {alive} \
+                     FOR UPDATE SKIP LOCKED)",
+                    key(&lease.name),
                 ));
                 packet.add(format_args!(
                     "UPDATE {lock} SET version = version + 1, expires_at = NULL, \
-                     lease_expires_at = NULL, touched_at = {NOW} \
-                     WHERE id = {ROW} AND expires_at > {NOW}"
+                     lease_expires_at = NULL, touched_at = {NOW} WHERE id = {ROW} AND {alive}"
                 ))
             })
-            .collect();
-        packet.add("COMMIT");
-        ended
+            .collect()
     }
 
     /// Carries out changes, each if its name is still as it was read. Answers where each number of
     /// changed rows stands.
     pub(crate) fn change(&self, packet: &mut Packet, changes: &[Change<'_>]) -> Vec<usize> {
-        packet.add("START TRANSACTION");
-        let done = changes.iter().map(|change| self.change_one(packet, change)).collect();
-        packet.add("COMMIT");
-        done
+        packet.begin();
+        changes.iter().map(|change| self.change_one(packet, change)).collect()
     }
 
     fn change_one(&self, packet: &mut Packet, change: &Change<'_>) -> usize {
         let Self { lock, share, .. } = self;
         let name = key(change.name);
-        packet.add(format_args!(
-            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {} AND version = {} AND {} <=> {} \
-             FOR UPDATE SKIP LOCKED)",
-            change.id,
+        let unchanged = format!(
+            "version = {} AND {} <=> {}",
             change.version,
             micros("expires_at"),
             or_null(change.expires_at),
+        );
+        packet.add(format_args!(
+            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {} AND {unchanged} \
+             FOR UPDATE SKIP LOCKED)",
+            change.id,
         ));
         let columns = match &change.write {
             Write::Mark(mark) => mark_columns(Some(*mark)),
@@ -275,9 +290,13 @@ impl Tables {
                 )
             }
             Write::Nothing => {
-                packet
-                    .add(format_args!("DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL)"));
-                return packet.add(format_args!("DELETE FROM {lock} WHERE id = {ROW}"));
+                let done =
+                    packet.add(format_args!("DELETE FROM {lock} WHERE id = {ROW} AND {unchanged}"));
+                packet.add(format_args!(
+                    "DELETE FROM {share} WHERE name = {name} AND {ROW} IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM {lock} WHERE name = {name})"
+                ));
+                return done;
             }
         };
         let in_time = match change.before {
@@ -285,18 +304,23 @@ impl Tables {
             Some(limit) => format!(" AND {NOW} < {}", moment(limit)),
         };
         let done = packet.add(format_args!(
-            "UPDATE {lock} SET version = version + 1, {columns} WHERE id = {ROW}{in_time}"
+            "UPDATE {lock} SET version = version + 1, {columns} \
+             WHERE id = {ROW} AND {unchanged}{in_time}"
         ));
         if let Write::Row(row) = &change.write
             && !(row.new_shares.is_empty()
                 && row.changed_shares.is_empty()
                 && row.gone_shares.is_empty())
         {
-            packet.add(format_args!("SET {ROW} = IF(ROW_COUNT() = 1, {ROW}, NULL)"));
+            let written = format!(
+                "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {})",
+                change.version + 1,
+                moment(row.touched_at),
+            );
             if !row.gone_shares.is_empty() {
                 let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
                 packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = IF({ROW}, {name}, NULL) AND attempt IN ({})",
+                    "DELETE FROM {share} WHERE name = {name} AND attempt IN ({}) AND {written}",
                     list(gone)
                 ));
             }
@@ -304,7 +328,7 @@ impl Tables {
                 packet.add(format_args!(
                     "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
                      capacity, acquired_at, expires_at, touched_at) \
-                     SELECT {name}, {}, {}, {}, {}, {}, {}, {}, {} FROM DUAL WHERE {ROW} IS NOT NULL",
+                     SELECT {name}, {}, {}, {}, {}, {}, {}, {}, {} FROM DUAL WHERE {written}",
                     hex(entry.attempt.as_uuid().as_bytes()),
                     entry.token,
                     hex(entry.owner.label().as_bytes()),
@@ -319,7 +343,7 @@ impl Tables {
                 let [expires_at, touched_at] = until_columns(entry, row.touched_at);
                 packet.add(format_args!(
                     "UPDATE {share} SET expires_at = {expires_at}, touched_at = {touched_at} \
-                     WHERE name = IF({ROW}, {name}, NULL) AND attempt = {}",
+                     WHERE name = {name} AND attempt = {} AND {written}",
                     hex(entry.attempt.as_uuid().as_bytes()),
                 ));
             }

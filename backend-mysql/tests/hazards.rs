@@ -34,6 +34,7 @@ on_each_server!(
     table_of_a_django_app_is_adopted_and_shared,
     lock_user_needs_four_rights_on_two_tables,
     busy_poll_writes_nothing_but_a_mark_that_is_due,
+    what_changed_since_it_was_read_is_decided_again,
     what_is_free_is_granted_and_released_in_one_packet_each,
     killed_connections_are_replaced,
     dropped_request_takes_its_connection_with_it,
@@ -42,6 +43,7 @@ on_each_server!(
     owner_may_be_called_as_the_mark_of_shares,
     clean_up_forgets_what_is_idle_and_nothing_else,
     names_are_bytes_whatever_the_database_compares,
+    tokens_grow_though_the_clock_was_ahead,
     first_creation_race_has_one_winner_a_name,
 );
 
@@ -192,6 +194,8 @@ async fn name_that_somebody_is_making_does_not_starve_the_others(kind: Kind) {
             asked += 1;
             assert!(asked < 50 && open.contains(&blocked), "{open:?} starve");
         }
+        // What is just being inserted is known, and left alone.
+        assert!(asked == 1 || round == 1, "the others came through one by one only");
         blocker.query_drop("ROLLBACK").await.unwrap();
         hold(&backend, &blocked).await;
     }
@@ -392,6 +396,13 @@ async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
     assert!(is_live(&mut django, "free").await);
     assert_eq!(ask(&backend, &claim("free")).await.kind(), "busy");
 
+    // It may be called as our owner is.
+    let ours_too = hold(&backend, &claim("namesake")).await;
+    let take_over = take_over.replace("web.2", "host.1").replace("'free'", "'namesake'");
+    django.query_drop(take_over).await.unwrap();
+    assert_eq!(release(&backend, &ours_too).await, Released::Lost(LossReason::Taken));
+    assert!(is_live(&mut django, "namesake").await);
+
     // What Django holds can be listed, and released by force, and then be had: by a higher token.
     for lock in ["held", "free"] {
         let listed = list(&backend, lock).await;
@@ -559,6 +570,75 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due(kind: Kind) {
     assert_ne!(stored(&mut client).await, after, "the mark was due");
 }
 
+async fn what_changed_since_it_was_read_is_decided_again(kind: Kind) {
+    let (store, other) = Store::migrated(kind).await;
+    let node = store.node();
+    let packets = Packets::start(node).await;
+    let config = MysqlConfig::from_url(&packets.url(node)).unwrap();
+    let slow = MysqlBackend::connect(config).await.unwrap();
+    let mut django = store.client().await;
+
+    // Somebody who knows of no versions takes the name.
+    release(&other, &hold(&other, &claim("expiry")).await).await;
+    let asked = reader("expiry");
+    packets.shut();
+    let (verdict, ()) = tokio::join!(ask(&slow, &asked), async {
+        packets.held().await;
+        django_takes(&mut django, "expiry").await;
+        packets.open();
+    });
+    match verdict {
+        Verdict::Busy(Busy { holder: Some(holder), .. }) => {
+            assert_eq!(holder.owner.label(), "web.3");
+        }
+        verdict => panic!("{verdict:?}"),
+    }
+
+    // Somebody takes a permit for a shorter time, so that the row expires when it did.
+    let permit = |seconds| Claim {
+        share: Share::new(1, 2).unwrap(),
+        ttl: Ttl::new(Duration::from_secs(seconds)).unwrap(),
+        ..claim("version")
+    };
+    hold(&other, &permit(60)).await;
+    let asked = permit(60);
+    packets.shut();
+    let (verdict, _) = tokio::join!(ask(&slow, &asked), async {
+        packets.held().await;
+        let held = hold(&other, &permit(30)).await;
+        packets.open();
+        held
+    });
+    assert_eq!(verdict.kind(), "busy");
+    assert_eq!(list(&other, "version").await.len(), 2);
+
+    // The lease ends before its renewal comes.
+    for share in [Share::ALL, Share::ONE] {
+        let asked = Claim { share, ..short(&format!("time {share}")) };
+        let held = hold(&slow, &asked).await;
+        packets.shut();
+        let (renewed, ()) = tokio::join!(renew(&slow, &held), async {
+            packets.held().await;
+            outlive().await;
+            packets.open();
+        });
+        assert_eq!(renewed, Renewed::Lost(LossReason::Expired));
+    }
+    // Somebody takes a name that is about to be forgotten.
+    let idle = hold(&other, &claim("idle")).await;
+    release(&other, &idle).await;
+    outlive().await;
+    packets.shut();
+    let (forgotten, held) = tokio::join!(slow.clean_up(Duration::from_micros(1)), async {
+        packets.held().await;
+        let held = hold(&other, &claim("idle")).await;
+        packets.open();
+        held
+    });
+    forgotten.unwrap();
+    assert_eq!(renew(&other, &held).await, Renewed::Alive, "a held name was forgotten");
+}
+
 async fn what_is_free_is_granted_and_released_in_one_packet_each(kind: Kind) {
     let (store, other) = Store::migrated(kind).await;
     let node = store.node();
@@ -576,10 +656,12 @@ async fn what_is_free_is_granted_and_released_in_one_packet_each(kind: Kind) {
         assert_eq!(release(&backend, &held).await, Released::Freed);
         assert_eq!(packets.take().len(), 1);
     }
+    // A node of a cluster is told to commit once it is seen that the transaction is whole.
+    let commit = usize::from(kind == Kind::Galera);
     let leases = [hold(&backend, &claim("x")).await, hold(&backend, &claim("y")).await];
     packets.take();
     assert_eq!(backend.release(&leases).await.unwrap(), [Released::Freed; 2]);
-    assert_eq!(packets.take().len(), 1);
+    assert_eq!(packets.take().len(), 1 + commit);
 
     hold(&other, &claim("x")).await;
     hold(&other, &reader("y")).await;
@@ -591,7 +673,7 @@ async fn what_is_free_is_granted_and_released_in_one_packet_each(kind: Kind) {
     let share = hold(&backend, &reader("y")).await;
     packets.take();
     assert_eq!(renew(&backend, &share).await, Renewed::Alive);
-    assert_eq!(packets.take().len(), 2);
+    assert_eq!(packets.take().len(), 2 + commit);
 }
 
 async fn killed_connections_are_replaced(kind: Kind) {
@@ -781,6 +863,19 @@ async fn names_are_bytes_whatever_the_database_compares(kind: Kind) {
                 assert_eq!(release(&backend, &lease).await, Released::Lost(LossReason::Forced));
             }
         }
+    }
+}
+
+async fn tokens_grow_though_the_clock_was_ahead(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    for asked in [claim("x"), reader("y")] {
+        let held = hold(&backend, &asked).await;
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+        let sql = "UPDATE database_locks_lock SET token = token + 1000000000000000 WHERE name = ?";
+        let lock = asked.name.as_str();
+        store.client().await.exec_drop(sql, (lock.as_bytes(),)).await.unwrap();
+        let next = hold(&backend, &Claim { attempt: claim(lock).attempt, ..asked.clone() }).await;
+        assert_eq!(next.token.get(), held.token.get() + 1_000_000_000_000_001);
     }
 }
 

@@ -1,6 +1,8 @@
-//! Counts what a client sends: a proxy that reads the protocol.
+//! Counts what a client sends, and holds it back: a proxy that reads the protocol.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use database_locks_test_servers::Access;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +11,16 @@ use tokio::net::{TcpListener, TcpStream};
 /// A proxy on a free port of 127.0.0.1, for clients without TLS.
 pub struct Packets {
     port: u16,
-    sent: Arc<Mutex<Vec<String>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    sent: Mutex<Vec<String>>,
+    /// Whether packets that begin a transaction are held back.
+    is_shut: AtomicBool,
+    /// Whether one is.
+    holds: AtomicBool,
 }
 
 impl Packets {
@@ -17,8 +28,8 @@ impl Packets {
     pub async fn start(server: &Access) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let sent = Arc::new(Mutex::new(Vec::new()));
-        let (server, all) = (host_and_port(server.url()).to_owned(), Arc::clone(&sent));
+        let shared = Arc::new(Shared::default());
+        let (server, all) = (host_and_port(server.url()).to_owned(), Arc::clone(&shared));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.unwrap();
@@ -27,7 +38,7 @@ impl Packets {
                 tokio::spawn(pass(client, server, Arc::clone(&all)));
             }
         });
-        Self { port, sent }
+        Self { port, shared }
     }
 
     /// The server, by way of the proxy, without TLS.
@@ -35,18 +46,37 @@ impl Packets {
         format!("{}?ssl-mode=disabled", server.at_port(self.port).url())
     }
 
+    /// Holds back what is to be written, from now on.
+    pub fn shut(&self) {
+        self.shared.is_shut.store(true, SEEN);
+    }
+
+    /// Waits until something is held back.
+    pub async fn held(&self) {
+        while !self.shared.holds.load(SEEN) {
+            tokio::time::sleep(A_MOMENT).await;
+        }
+    }
+
+    pub fn open(&self) {
+        self.shared.is_shut.store(false, SEEN);
+    }
+
     /// The commands that clients have sent since this was last asked for, as they were sent.
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.sent.lock().unwrap())
+        std::mem::take(&mut self.shared.sent.lock().unwrap())
     }
 }
+
+const SEEN: Ordering = Ordering::SeqCst;
+const A_MOMENT: Duration = Duration::from_millis(2);
 
 fn host_and_port(url: &str) -> &str {
     let (_, rest) = url.rsplit_once('@').unwrap();
     rest.split('/').next().unwrap()
 }
 
-async fn pass(client: TcpStream, server: TcpStream, sent: Arc<Mutex<Vec<String>>>) {
+async fn pass(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let requests = async {
@@ -56,7 +86,13 @@ async fn pass(client: TcpStream, server: TcpStream, sent: Arc<Mutex<Vec<String>>
             while let Some(packet) = next_packet(&mut unread) {
                 // Only the first packet of a command has the number 0.
                 if packet[3] == 0 {
-                    sent.lock().unwrap().push(String::from_utf8_lossy(&packet[4..]).into_owned());
+                    let text = String::from_utf8_lossy(&packet[4..]).into_owned();
+                    while text.contains("START TRANSACTION") && shared.is_shut.load(SEEN) {
+                        shared.holds.store(true, SEEN);
+                        tokio::time::sleep(A_MOMENT).await;
+                    }
+                    shared.holds.store(false, SEEN);
+                    shared.sent.lock().unwrap().push(text);
                 }
             }
             if to_server.write_all(&piece[..length]).await.is_err() {
