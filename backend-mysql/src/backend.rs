@@ -1,6 +1,7 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
@@ -120,12 +121,14 @@ impl MysqlBackend {
     /// Lets `verb` change the ledger of each item's name, and writes what has changed.
     ///
     /// Nothing is locked in between: where somebody else has changed a name since it was read, its
-    /// items are decided again. `seen` is what was read of the names before.
+    /// items are decided again. `seen` is what was read of the names before, and `contended` how
+    /// often the making of rows has failed.
     async fn decide<I: Sync, O: Clone + Send>(
         &self,
         verb: &Verb<I, O>,
         items: &[&I],
         mut seen: Option<Snapshot>,
+        mut contended: u32,
     ) -> Result<Vec<O>> {
         let mut answers = vec![verb.undecided.clone(); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
@@ -138,9 +141,21 @@ impl MysqlBackend {
                 Some(snapshot) => snapshot,
                 None => {
                     let names: BTreeSet<_> = open.iter().map(|&i| (verb.name)(items[i])).collect();
+                    let missing = shuffled(&missing);
+                    let missing: Vec<_> = match contended {
+                        0 => missing.chunks(missing.len().max(1)).collect(),
+                        // Some of them may be stuck: those before them come through.
+                        1 => missing.chunks(1).collect(),
+                        // Whoever waits for locks in each round keeps the others waiting.
+                        _ => Vec::new(),
+                    };
                     match self.read(verb.urgent, &names, &missing, pause(round)).await? {
                         Some(snapshot) => snapshot,
-                        None => continue,
+                        None if missing.is_empty() => break,
+                        None => {
+                            contended += 1;
+                            continue;
+                        }
                     }
                 }
             };
@@ -168,17 +183,17 @@ impl MysqlBackend {
         Ok(answers)
     }
 
-    /// Reads the state of names. `None` where the making of missing rows was contended.
+    /// Reads the state of names. `None` where others were in the way.
     async fn read(
         &self,
         urgent: bool,
         names: &BTreeSet<&LockName>,
-        missing: &BTreeSet<LockName>,
+        missing: &[&[&LockName]],
         pause: Duration,
     ) -> Result<Option<Snapshot>> {
         let mut packet = Packet::default();
-        let missing: Vec<_> = missing.iter().collect();
-        let at = self.tables.read(&mut packet, names.iter().copied(), &missing, pause);
+        let (names, missing) = (names.iter().copied(), missing.iter().copied());
+        let at = self.tables.read(&mut packet, names, missing, pause);
         match self.connection(urgent).await?.run(packet.text()).await {
             Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
             Err(error) if error::is_conflict(&error) => Ok(None),
@@ -221,14 +236,14 @@ impl MysqlBackend {
     async fn take(&self, claim: &Claim) -> Result<Taken> {
         let names = BTreeSet::from([&claim.name]);
         let mut seen = None;
-        for missing in [vec![], vec![&claim.name]] {
+        for missing in [&[][..], &[&claim.name]] {
             let mut packet = Packet::default();
-            let names = names.iter().copied();
-            let read = self.tables.read(&mut packet, names, &missing, Duration::ZERO);
+            let (names, missing) = (names.iter().copied(), std::iter::once(missing));
+            let read = self.tables.read(&mut packet, names, missing, Duration::ZERO);
             let granted = self.tables.take(&mut packet, claim);
             let answers = match self.connections.shared().await?.run(packet.text()).await {
                 Ok(answers) => answers,
-                Err(error) if error::is_conflict(&error) => return Ok(Taken::Open(None)),
+                Err(error) if error::is_conflict(&error) => return Ok(Taken::Contended),
                 Err(error) => return Err(self.failed(error)),
             };
             if answers[granted].affected == 1 {
@@ -242,7 +257,7 @@ impl MysqlBackend {
                 break;
             }
         }
-        Ok(Taken::Open(seen))
+        Ok(seen.map_or(Taken::Contended, Taken::Open))
     }
 
     /// Ends those of the leases that hold all of their lock, in one round trip. Answers for each
@@ -297,24 +312,25 @@ impl LockBackend for MysqlBackend {
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
         let decide = async {
-            let mut seen = None;
+            let (mut seen, mut contended) = (None, 0);
             if let [claim] = claims
                 && claim.share == Share::ALL
             {
                 match self.take(claim).await? {
                     Taken::Granted(token) => return Ok(vec![Verdict::Granted(token)]),
-                    Taken::Open(snapshot) => seen = snapshot,
+                    Taken::Open(snapshot) => seen = Some(snapshot),
+                    Taken::Contended => contended = 1,
                 }
             }
             let claims: Vec<&Claim> = claims.iter().collect();
-            self.decide(&ACQUIRE, &claims, seen).await
+            self.decide(&ACQUIRE, &claims, seen, contended).await
         };
         decide.await.map_err(|error: Error| error.with_operation("acquire"))
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
         let renewals: Vec<&Renewal> = renewals.iter().collect();
-        self.decide(&RENEW, &renewals, None).await.map_err(|error| error.with_operation("renew"))
+        self.decide(&RENEW, &renewals, None, 0).await.map_err(|error| error.with_operation("renew"))
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
@@ -322,7 +338,7 @@ impl LockBackend for MysqlBackend {
             let freed = self.end(leases).await?;
             let open: Vec<&LeaseId> =
                 leases.iter().zip(&freed).filter(|(_, freed)| !**freed).map(|(l, _)| l).collect();
-            let mut decided = self.decide(&RELEASE, &open, None).await?.into_iter();
+            let mut decided = self.decide(&RELEASE, &open, None, 0).await?.into_iter();
             Ok(freed
                 .into_iter()
                 .filter_map(|freed| if freed { Some(Released::Freed) } else { decided.next() })
@@ -393,8 +409,10 @@ impl LockBackend for MysqlBackend {
 /// What became of a claim to all of a lock.
 enum Taken {
     Granted(Token),
-    /// It was not free, or contended, as what was read tells.
-    Open(Option<Snapshot>),
+    /// It was not free, as what was read tells.
+    Open(Snapshot),
+    /// Others were in the way.
+    Contended,
 }
 
 /// A verb that a ledger decides.
@@ -434,6 +452,14 @@ fn pause(round: u32) -> Duration {
         0 | 1 => Duration::ZERO,
         _ => Duration::from_millis(1 << (round - 2)),
     }
+}
+
+/// In another order each time, so that none of them is always behind the same.
+fn shuffled(names: &BTreeSet<LockName>) -> Vec<&LockName> {
+    let mut names: Vec<_> = names.iter().collect();
+    let order = RandomState::new();
+    names.sort_by_cached_key(|name| order.hash_one(name.as_str()));
+    names
 }
 
 /// The columns that there are, in lower case.

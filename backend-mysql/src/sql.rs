@@ -88,21 +88,32 @@ impl Tables {
         Self { lock, share, names: config.table_names() }
     }
 
-    /// Reads all that is known of `names`, after rows were made for those in `missing`, and after
-    /// `pause`, which lets others finish with the rows.
+    /// Reads all that is known of `names`, after `pause`, which lets others finish with the rows,
+    /// and after rows were made for those in `missing`, with a statement for each slice.
+    ///
+    /// A name that somebody else is just making is left out: to insert it would wait for them.
+    /// That only a dirty read sees. The gap that a locking read of a missing row leaves locked is
+    /// not seen, so that making rows may still wait, and fail, with all rows of the slice.
     pub(crate) fn read<'n>(
         &self,
         packet: &mut Packet,
         names: impl Iterator<Item = &'n LockName>,
-        missing: &[&LockName],
+        missing: impl Iterator<Item = &'n [&'n LockName]>,
         pause: Duration,
     ) -> ReadAt {
         if !pause.is_zero() {
             packet.add(format_args!("DO SLEEP({})", pause.as_secs_f64()));
         }
-        if !missing.is_empty() {
-            let rows = list(missing.iter().map(|name| format!("({})", key(name))));
-            packet.add(format_args!("INSERT IGNORE INTO {} (name) VALUES {rows}", self.lock));
+        let lock = &self.lock;
+        for slice in missing.filter(|slice| !slice.is_empty()) {
+            let rows: Vec<_> =
+                slice.iter().map(|name| format!("SELECT {} AS name", key(name))).collect();
+            packet.add("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED");
+            packet.add(format_args!(
+                "INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
+                 WHERE NOT EXISTS (SELECT 1 FROM {lock} l WHERE l.name = m.name)",
+                rows.join(" UNION ALL "),
+            ));
         }
         // The clock is read before the rows: an older time can only make a dead lease look alive.
         let clock = packet.add(format_args!("SELECT {}", micros(NOW)));

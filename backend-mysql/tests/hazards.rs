@@ -125,9 +125,9 @@ async fn row_locked_past_the_ttl(store: &Store) {
     }
 }
 
-/// Longer than a request that waits for nobody takes on a busy machine. Those that wait for a row
-/// in each round take eight seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a request takes on a busy machine that waits for nobody, or once or twice for a
+/// gap, which servers let wait up to two seconds. One that waited in each round took nine.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 async fn locked_row_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
     let (store, _) = Store::migrated(kind).await;
@@ -251,11 +251,10 @@ async fn hostile_defaults_of_the_session_change_nothing(kind: Kind) {
         format!("@@session.{name} = IF(USER() LIKE '{prefix}%', {value}, @@session.{name})")
     };
     let init = format!(
-        "SET {}, {}, {}, {}",
+        "SET {}, {}, {}",
         if_hostile("autocommit", "0"),
         if_hostile("time_zone", "'+09:00'"),
         if_hostile("sql_mode", "''"),
-        if_hostile("innodb_lock_wait_timeout", "50"),
     );
     for node in &store.nodes {
         connect(node).await.exec_drop("SET GLOBAL init_connect = ?", (&init,)).await.unwrap();
@@ -740,7 +739,8 @@ async fn names_are_bytes_whatever_the_database_compares(kind: Kind) {
     let nodes = kind.shared().unwrap();
     let mut charsets = vec!["CHARACTER SET latin1".to_owned()];
     for collation in ["utf8mb4_0900_ai_ci", "utf8mb4_general_ci", "uca1400_ai_ci"] {
-        let sql = format!("SHOW COLLATION LIKE '{collation}'");
+        // MariaDB has the last one for each character set.
+        let sql = format!("SHOW COLLATION LIKE '%{collation}'");
         if connect(&nodes[0]).await.query_first::<Row, _>(sql).await.unwrap().is_some() {
             charsets.push(format!("CHARACTER SET utf8mb4 COLLATE {collation}"));
         }
@@ -821,7 +821,7 @@ async fn first_creation_race_has_one_winner_a_name(kind: Kind) {
     for client in clients {
         client.await.unwrap();
     }
-    let winners = winners.lock().unwrap();
+    let winners = std::mem::take(&mut *winners.lock().unwrap());
     assert_eq!(winners.len(), NAMES);
     assert!(winners.values().all(|&count| count == 1), "{winners:?}");
     assert_eq!(list(&store.backend().await, "fresh ").await.len(), NAMES);

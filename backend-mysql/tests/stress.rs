@@ -38,7 +38,9 @@ impl Beliefs {
         assert!(
             others + u64::from(claim.share.weight()) <= u64::from(claim.share.capacity())
                 || deadline <= now,
-            "{name} is held twice"
+            "{name} is held twice: {:?} under {token} beside {:?}",
+            claim,
+            self.holders
         );
         let last = self.last_token.entry(name.clone()).or_insert(Token::new(0));
         // Answers of shares may arrive out of order; exclusive ones cannot while they are of use.
