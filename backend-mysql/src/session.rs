@@ -57,10 +57,17 @@ const PINS: &[Pin] = &[
     Pin("unique_checks", "1", "ON"),
 ];
 
-/// Milliseconds; the engine itself gives up on a statement.
-const MYSQL_PIN: Pin = Pin("max_execution_time", "0", "0");
-/// Seconds.
-const MARIADB_PIN: Pin = Pin("max_statement_time", "0", "0.000000");
+const MYSQL_PINS: &[Pin] = &[
+    // In milliseconds; the engine itself gives up on a statement.
+    Pin("max_execution_time", "0", "0"),
+];
+const MARIADB_PINS: &[Pin] = &[
+    // In seconds.
+    Pin("max_statement_time", "0", "0.000000"),
+    // Seconds until the rows are let go of that a client had locked when it was suspended. Only on
+    // Galera may it have locked any by then.
+    Pin("idle_transaction_timeout", "5", "5"),
+];
 
 /// A read waits until what any node has committed before is there, and fails where that is not
 /// known.
@@ -109,11 +116,11 @@ pub(crate) async fn prepare(conn: &mut Conn, place: &str) -> Result<Server> {
     let found = Variables::read(&answers, place)?;
     let server = found.server()?;
     found.check_writable()?;
-    let pin = match server.flavour {
-        Flavour::MySql => &MYSQL_PIN,
-        Flavour::MariaDb => &MARIADB_PIN,
+    let pins = match server.flavour {
+        Flavour::MySql => MYSQL_PINS,
+        Flavour::MariaDb => MARIADB_PINS,
     };
-    found.check_pins(PINS.iter().chain([pin]))?;
+    found.check_pins(PINS.iter().chain(pins))?;
     if server.galera {
         let answers = packet::send(conn, &galera_packet())
             .await
@@ -146,11 +153,15 @@ fn first_packet() -> String {
         let _ = write!(packet, ", {name} = {value}");
     }
     // Each of them is a comment to the other one.
-    let Pin(name, value, _) = MYSQL_PIN;
-    let _ = write!(packet, " /*!80001 , {name} = {value} */");
-    let Pin(name, value, _) = MARIADB_PIN;
-    let _ = write!(packet, " /*M!100600 , {name} = {value} */; ");
-    let names = PINS.iter().chain([&MYSQL_PIN, &MARIADB_PIN]).map(|pin| pin.0);
+    for (condition, pins) in [("/*!80001", MYSQL_PINS), ("/*M!100600", MARIADB_PINS)] {
+        let _ = write!(packet, " {condition}");
+        for Pin(name, value, _) in pins {
+            let _ = write!(packet, ", {name} = {value}");
+        }
+        packet.push_str(" */");
+    }
+    packet.push_str("; ");
+    let names = PINS.iter().chain(MYSQL_PINS).chain(MARIADB_PINS).map(|pin| pin.0);
     let names = names.chain(OUTCOMES.iter().map(|outcome| outcome.0));
     packet + &show("SESSION VARIABLES", names.chain(INSPECTED.iter().copied()))
 }

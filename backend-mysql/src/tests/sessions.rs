@@ -1,9 +1,14 @@
 //! Servers whose defaults would break statements, and those that are refused.
 
+use std::time::Duration;
+
 use database_locks_core::ErrorKind;
 use database_locks_test_servers::{Access, MariaDb, MariaDbProduct, MySqlProduct, Mysqld, Product};
 
+use mysql_async::{Conn, Opts};
+
 use super::{connections, one, ordinary_user, rows};
+use crate::{packet, session};
 
 /// What an administrator can do to the sessions of ordinary users, as one statement each.
 const HOSTILE: &str = "SET autocommit = 0, time_zone = '-03:30', sql_mode = \
@@ -102,6 +107,21 @@ async fn assert_safe(user: &Access) {
         refused = waiting => assert!(crate::error::is_conflict(&refused), "{refused}"),
         ended = &mut locking => panic!("the lock was not kept: {ended:?}"),
     }
+}
+
+#[tokio::test]
+async fn rows_of_a_suspended_client_are_let_go() {
+    let database = MariaDb::shared().unwrap().database().unwrap();
+    let mut suspended = Conn::new(Opts::from_url(database.url()).unwrap()).await.unwrap();
+    session::prepare(&mut suspended, "here").await.unwrap();
+    let lock = "CREATE TABLE t (n INT); INSERT INTO t VALUES (1); BEGIN; UPDATE t SET n = 2";
+    packet::send(&mut suspended, lock).await.unwrap();
+    let connections = connections(database.url());
+    let others = async {
+        while connections.shared().await.unwrap().run("UPDATE t SET n = 3").await.is_err() {}
+    };
+    // Generous: it only has to end on the slowest machine.
+    tokio::time::timeout(Duration::from_mins(1), others).await.expect("the row is still locked");
 }
 
 #[tokio::test]
