@@ -18,8 +18,8 @@
 //! # The URL
 //!
 //! `mysql://user:password@host:port/database?parameter=value&…`, or `mariadb://`, which means the
-//! same. Several hosts, `host1:port1,host2:port2`, are tried in turn, the one that worked last
-//! first, until one takes writes. The port is 3306 unless another is given; IPv6 addresses stand in
+//! same. Several hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes: first
+//! the one that worked last, and last the one that broke a connection. The port is 3306 unless another is given; IPv6 addresses stand in
 //! brackets. Special characters are encoded as `%XX`.
 //!
 //! | parameter | meaning | default |
@@ -74,12 +74,46 @@
 //!
 //! and `create` to make these tables, or `alter` to adopt one that a Django app has made.
 //!
+//! # What is written when
+//!
+//! - All of a lock that is free is granted in one round trip, if its row is there, and released in
+//!   one. What else is decided takes a plain read and then, if there is anything to write, one
+//!   packet that writes each name whose row is still as it was read. A whole batch shares both.
+//! - A busy claim only reads. A waiter's mark is one update, when half of the last mark is over.
+//! - Rows stay until [`clean_up`](database_locks_core::LockBackend::clean_up). A name that many
+//!   hold shares of is read with all of its shares.
+//! - A grant is as durable as the server makes a commit: with
+//!   `innodb_flush_log_at_trx_commit` other than 1 a crash of the machine may forget the last ones.
+//!
+//! There is nothing to listen to: waiters poll, all those of a process in one query, quick at first
+//! and then every quarter of a second.
+//!
 //! # Clusters
 //!
 //! Name all hosts in the URL. A replica, which has `read_only` on, is passed over, as is a node of a
 //! Galera cluster that is not in the primary component or not ready; a connection that is told so
-//! later is closed, and the other hosts are tried. If all fail, the error says what each of them
-//! said. A refused password or a wrong setting is told at once.
+//! later is closed, and the other hosts are tried first from then on, as after a host that does not
+//! answer. If all fail, the error says what each of them said. A refused password or a wrong
+//! setting is told at once.
+//!
+//! **Galera**, also as Percona XtraDB Cluster: clients may use different nodes. A grant is a write
+//! to the name's row, and of two that nodes make at once one fails certification and is decided
+//! again. Reads wait for what other nodes have committed (`wsrep_sync_wait`), so that no stale one
+//! decides. Two things have to be chosen:
+//!
+//! - *A TTL of 30 s or more.* A node that dies without a word is suspected for
+//!   `evs.suspect_timeout` (5 s) and given up after `evs.inactive_timeout` (15 s) at the latest; until
+//!   then no node can commit. A renewal is first tried after a third of the TTL, and needs up to
+//!   5 s for a request that hangs and 5 s for a host that does not answer before it is with the next
+//!   one: with 30 s there are 20 s left for all of it. A lease with a shorter TTL may be lost in such
+//!   a moment; it is never held twice. Where the node that a process talked to was stopped, with
+//!   Galera's defaults, nobody could commit for 5.3 to 6.4 s; leases of 5 s were lost, those of 10,
+//!   15 and 30 s were renewed in time, with 1, 4 and 13 s left.
+//! - *A grace of at least what the nodes' clocks differ*, since each node judges expiry by its own.
+//!
+//! Without a quorum every request fails as retryable, and goes on when the nodes see each other
+//! again. A failover to an asynchronous replica can lose the last grants, as it loses all other
+//! commits. Group replication with several primaries is not tested.
 
 mod backend;
 mod config;

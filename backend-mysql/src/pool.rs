@@ -1,14 +1,13 @@
 //! Connections: a few for claims, and one for renewals.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
 
+use database_locks_core::hosts::Hosts;
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
 use mysql_async::{Conn, Opts};
-use tokio::time::timeout;
 
 use crate::config::{MysqlConfig, SslMode};
 use crate::packet::{self, Answer};
@@ -26,19 +25,16 @@ impl Connections {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &MysqlConfig) -> Result<Self> {
         let tls = tls::options(config.tls())?;
+        let hosts = config.addresses().into_iter().map(|address| Host {
+            place: format!("{address}/{}", config.database()),
+            opts: config.driver(&address, tls.clone()),
+            without_tls: (config.tls().mode == SslMode::Preferred)
+                .then(|| config.driver(&address, None)),
+        });
+        let hosts = Hosts::new(hosts.collect(), 0, config.host_timeout());
+        let connector = Connector(Arc::new(hosts));
         let pool = |size| {
-            let hosts = config.addresses().into_iter().map(|address| HostOpts {
-                place: format!("{address}/{}", config.database()),
-                opts: config.driver(&address, tls.clone()),
-                without_tls: (config.tls().mode == SslMode::Preferred)
-                    .then(|| config.driver(&address, None)),
-            });
-            let connector = Connector {
-                hosts: hosts.collect(),
-                first: AtomicUsize::new(0),
-                patience: config.host_timeout(),
-            };
-            Pool::builder(connector).max_size(size).build().map_err(|error| {
+            Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
                 Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
             })
         };
@@ -157,7 +153,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().pass_over(object.host);
+                pool.manager().0.pass_over(object.host);
             }
             drop(Object::take(object));
         }
@@ -206,50 +202,23 @@ fn in_transaction(conn: &Conn) -> bool {
 }
 
 /// What connects to the first of the hosts that can be used.
-struct Connector {
-    hosts: Vec<HostOpts>,
-    /// The host to try first: the one that worked last.
-    first: AtomicUsize,
-    patience: Duration,
-}
+#[derive(Clone)]
+struct Connector(Arc<Hosts<Host>>);
 
-struct HostOpts {
+struct Host {
     place: String,
     opts: Opts,
     without_tls: Option<Opts>,
-}
-
-impl Connector {
-    /// Tries another host first from now on: this one has broken a connection, or did not answer.
-    /// One that hangs still takes connections, and would cost the whole timeout each time.
-    fn pass_over(&self, host: usize) {
-        let next = (host + 1) % self.hosts.len();
-        let _ = self.first.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
-    }
 }
 
 impl Manager for Connector {
     type Type = Connection;
     type Error = Error;
 
-    /// Tries the hosts in turn. Only what another host may do better lets it go on.
     async fn create(&self) -> Result<Connection> {
-        let start = self.first.load(Ordering::Relaxed);
-        let mut failures = Vec::new();
-        for at in (start..self.hosts.len()).chain(0..start) {
-            match self.hosts[at].connect(self.patience).await {
-                Ok((conn, server)) => {
-                    self.first.store(at, Ordering::Relaxed);
-                    return Ok(Connection { conn, server, host: at });
-                }
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(%error, "a host cannot be used");
-                    failures.push(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(together(failures))
+        let (host, (conn, server)) =
+            self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))?;
+        Ok(Connection { conn, server, host })
     }
 
     /// The driver has no way to see that a server has closed an idle connection, other than to ask
@@ -262,40 +231,22 @@ impl Manager for Connector {
     }
 }
 
-impl HostOpts {
-    async fn connect(&self, patience: Duration) -> Result<(Conn, Server)> {
-        let connecting = async {
-            let mut conn = match Conn::new(self.opts.clone()).await {
-                Err(failed) if error::lacks_tls(&failed) && self.without_tls.is_some() => {
-                    Conn::new(self.without_tls.clone().unwrap_or_default()).await
-                }
-                other => other,
+impl Host {
+    async fn connect(&self) -> Result<(Conn, Server)> {
+        let mut conn = match Conn::new(self.opts.clone()).await {
+            Err(failed) if error::lacks_tls(&failed) && self.without_tls.is_some() => {
+                Conn::new(self.without_tls.clone().unwrap_or_default()).await
             }
-            .map_err(|failed| error::from_driver(failed, &self.place))?;
-            let server = session::prepare(&mut conn, &self.place).await?;
-            Ok((conn, server))
-        };
-        timeout(patience, connecting).await.unwrap_or_else(|_| {
-            Err(error::unavailable(format!(
-                "{} did not answer within {patience:?}: check the host, or raise connect_timeout",
-                self.place
-            )))
-        })
+            other => other,
+        }
+        .map_err(|failed| error::from_driver(failed, &self.place))?;
+        let server = session::prepare(&mut conn, &self.place).await?;
+        Ok((conn, server))
     }
 }
 
-/// One error of all the hosts that cannot be used.
-fn together(mut failures: Vec<Error>) -> Error {
-    if failures.len() == 1
-        && let Some(only) = failures.pop()
-    {
-        return only;
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
     }
-    let prefix = format!("{NAME}: ");
-    let said: Vec<String> = failures
-        .iter()
-        .map(ToString::to_string)
-        .map(|said| said.strip_prefix(&prefix).map(str::to_owned).unwrap_or(said))
-        .collect();
-    error::unavailable(format!("no host can be used: {}", said.join("; ")))
 }

@@ -1,13 +1,16 @@
 //! Where the database is, and what the tables are called.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use database_locks_core::{Error, ErrorKind, Result};
 use percent_encoding::percent_decode_str;
-use tokio_postgres::config::{Host, SslMode as DriverSslMode, TargetSessionAttrs};
+use tokio_postgres::config::{
+    Host, LoadBalanceHosts, SslMode as DriverSslMode, TargetSessionAttrs,
+};
 
 /// How to reach a Postgres, and which tables to use there.
 ///
@@ -38,6 +41,8 @@ pub enum SslMode {
     VerifyFull,
 }
 
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What `tls.rs` needs to know.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsConfig {
@@ -45,6 +50,13 @@ pub(crate) struct TlsConfig {
     pub(crate) root_cert: Option<PathBuf>,
     pub(crate) client_cert: Option<PathBuf>,
     pub(crate) client_key: Option<PathBuf>,
+}
+
+/// One of the hosts, and how to connect to it alone.
+pub(crate) struct HostConfig {
+    pub(crate) driver: tokio_postgres::Config,
+    /// What messages call it.
+    pub(crate) place: String,
 }
 
 impl PostgresConfig {
@@ -99,6 +111,7 @@ impl PostgresConfig {
             pool_size: Self::DEFAULT_POOL_SIZE,
         };
         config.fill_in(&given);
+        config.check_hosts()?;
         for (key, value) in ours {
             config = config.with_parameter(key, &value)?;
         }
@@ -170,9 +183,27 @@ impl PostgresConfig {
         self
     }
 
-    /// What the driver is told.
-    pub(crate) fn driver(&self) -> &tokio_postgres::Config {
-        &self.driver
+    /// The hosts in the order of the URL, of which there is at least one.
+    pub(crate) fn hosts(&self) -> Vec<HostConfig> {
+        (0..self.host_count())
+            .map(|at| HostConfig {
+                driver: self.driver_for(at),
+                place: format!("{}/{}", self.address(at), self.database()),
+            })
+            .collect()
+    }
+
+    /// Which of the hosts to try first.
+    pub(crate) fn first_host(&self) -> usize {
+        match self.driver.get_load_balance_hosts() {
+            LoadBalanceHosts::Random => fastrand::usize(..self.host_count()),
+            _ => 0,
+        }
+    }
+
+    /// How long each host has until it is ready for statements.
+    pub(crate) fn host_timeout(&self) -> Duration {
+        self.driver.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT)
     }
 
     pub(crate) fn tls(&self) -> &TlsConfig {
@@ -237,7 +268,7 @@ impl PostgresConfig {
             driver.application_name("database-locks");
         }
         if driver.get_connect_timeout().is_none() {
-            driver.connect_timeout(Duration::from_secs(5));
+            driver.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
         }
         if driver.get_tcp_user_timeout().is_none() {
             driver.tcp_user_timeout(Duration::from_secs(20));
@@ -295,18 +326,89 @@ impl PostgresConfig {
 
     /// Where this is, for messages: hosts and database, without the user's secrets.
     pub(crate) fn place(&self) -> String {
-        let hosts: Vec<String> = self
-            .driver
-            .get_hosts()
-            .iter()
-            .map(|host| match host {
-                Host::Tcp(name) => name.clone(),
-                #[cfg(unix)]
-                Host::Unix(path) => path.display().to_string(),
-            })
-            .chain(self.driver.get_hostaddrs().iter().map(ToString::to_string))
-            .collect();
-        format!("{}/{}", hosts.join(","), self.driver.get_dbname().unwrap_or_default())
+        let hosts: Vec<String> = (0..self.host_count()).map(|at| self.address(at)).collect();
+        format!("{}/{}", hosts.join(","), self.database())
+    }
+
+    fn database(&self) -> &str {
+        self.driver.get_dbname().unwrap_or_default()
+    }
+
+    fn host_count(&self) -> usize {
+        self.driver.get_hosts().len().max(self.driver.get_hostaddrs().len())
+    }
+
+    /// The rules of libpq for `host`, `hostaddr` and `port`.
+    fn check_hosts(&self) -> Result<()> {
+        let count = self.host_count();
+        let fits = |given: usize| [0, count].contains(&given);
+        if !fits(self.driver.get_hosts().len()) || !fits(self.driver.get_hostaddrs().len()) {
+            return Err(invalid(
+                "the URL has not as many hostaddr as hosts: give one for each host, or none",
+            ));
+        }
+        if !fits(self.driver.get_ports().len()) && self.driver.get_ports().len() != 1 {
+            return Err(invalid(
+                "the URL has not as many ports as hosts: give one for each host, or one for all",
+            ));
+        }
+        Ok(())
+    }
+
+    fn port(&self, at: usize) -> u16 {
+        let ports = self.driver.get_ports();
+        ports.get(at).or(ports.first()).copied().unwrap_or(5432)
+    }
+
+    fn address(&self, at: usize) -> String {
+        let host = match (self.driver.get_hosts().get(at), self.driver.get_hostaddrs().get(at)) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            #[cfg(unix)]
+            (Some(Host::Unix(path)), _) => path.display().to_string(),
+            (None, address) => address.map(ToString::to_string).unwrap_or_default(),
+        };
+        let port = self.port(at);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// What the driver is told, for one host alone: nothing can be taken away from its
+    /// configuration, so all of it is said again.
+    fn driver_for(&self, at: usize) -> tokio_postgres::Config {
+        let all = &self.driver;
+        let mut one = tokio_postgres::Config::new();
+        let host = all.get_hosts().get(at);
+        match host {
+            Some(Host::Tcp(name)) => _ = one.host(name),
+            #[cfg(unix)]
+            Some(Host::Unix(path)) => _ = one.host_path(path),
+            None => {}
+        }
+        let address = all.get_hostaddrs().get(at).copied();
+        address.map(|address| one.hostaddr(address));
+        one.port(self.port(at));
+
+        all.get_user().map(|user| one.user(user));
+        all.get_password().map(|password| one.password(password));
+        all.get_dbname().map(|name| one.dbname(name));
+        all.get_options().map(|options| one.options(options));
+        all.get_application_name().map(|name| one.application_name(name));
+        all.get_tcp_user_timeout().map(|timeout| one.tcp_user_timeout(*timeout));
+        all.get_keepalives_interval().map(|interval| one.keepalives_interval(interval));
+        all.get_keepalives_retries().map(|retries| one.keepalives_retries(retries));
+        one.ssl_mode(all.get_ssl_mode())
+            .ssl_negotiation(all.get_ssl_negotiation())
+            .keepalives(all.get_keepalives())
+            .keepalives_idle(all.get_keepalives_idle())
+            .target_session_attrs(all.get_target_session_attrs())
+            .channel_binding(all.get_channel_binding())
+            .load_balance_hosts(all.get_load_balance_hosts());
+
+        // A name may have several addresses, which the driver tries in turn: an address that takes
+        // no connection must leave some of the host's time to the next.
+        let is_name = address.is_none()
+            && matches!(host, Some(Host::Tcp(name)) if name.parse::<IpAddr>().is_err());
+        one.connect_timeout(self.host_timeout() / if is_name { 2 } else { 1 });
+        one
     }
 }
 
@@ -360,7 +462,54 @@ mod tests {
         assert_eq!(config.driver.get_connect_timeout(), Some(&Duration::from_secs(3)));
         assert_eq!(config.driver.get_ports(), [5433, 5432]);
         assert_eq!(config.driver.get_password(), Some("p@ss".as_bytes()));
-        assert_eq!(config.place(), "db1,db2/app");
+        assert_eq!(config.place(), "db1:5433,db2:5432/app");
+    }
+
+    #[test]
+    fn each_host_gets_what_the_url_says_of_all() {
+        let config = parse(
+            "postgres://u:p%40ss@192.0.2.1:5433/app?sslmode=require&sslnegotiation=direct\
+             &options=-c%20a%3Db&connect_timeout=3&tcp_user_timeout=4&keepalives=0\
+             &keepalives_idle=6&keepalives_interval=7&keepalives_retries=8&channel_binding=require\
+             &target_session_attrs=read-only&load_balance_hosts=random",
+        );
+        let [only] = <[HostConfig; 1]>::try_from(config.hosts()).ok().unwrap();
+        assert_eq!(only.driver, config.driver);
+        assert_eq!(only.place, "192.0.2.1:5433/app");
+    }
+
+    #[test]
+    fn each_host_has_its_own_address_and_port() {
+        let config = parse(
+            "postgres://db1:5433,[2001:db8::1],%2Frun/app?hostaddr=192.0.2.1,192.0.2.2,192.0.2.3",
+        );
+        let hosts = config.hosts();
+        assert_eq!(hosts[1].driver.get_hosts(), &config.driver.get_hosts()[1..2]);
+        assert_eq!(hosts[1].driver.get_hostaddrs(), &config.driver.get_hostaddrs()[1..2]);
+        assert_eq!(hosts[1].driver.get_ports(), [5432]);
+        let places: Vec<_> = hosts.into_iter().map(|host| host.place).collect();
+        assert_eq!(places, ["db1:5433/app", "[2001:db8::1]:5432/app", "/run:5432/app"]);
+        let by_address = parse("postgres:///app?hostaddr=192.0.2.1,192.0.2.2&port=7");
+        assert_eq!(by_address.place(), "192.0.2.1:7,192.0.2.2:7/app");
+    }
+
+    #[test]
+    fn addresses_of_a_name_share_the_time_of_its_host() {
+        let config = parse("postgres://db1,192.0.2.1/app?connect_timeout=4");
+        assert_eq!(config.host_timeout(), Duration::from_secs(4));
+        let times =
+            config.hosts().into_iter().map(|host| *host.driver.get_connect_timeout().unwrap());
+        assert_eq!(times.collect::<Vec<_>>(), [Duration::from_secs(2), Duration::from_secs(4)]);
+        assert_eq!(parse("postgres://h/d").host_timeout(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn load_balancing_begins_with_any_host() {
+        let config = parse("postgres://a,b/app?load_balance_hosts=random");
+        // One of them alone a hundred times would be a wonder.
+        assert!((0..100).any(|_| config.first_host() == 0));
+        assert!((0..100).any(|_| config.first_host() == 1));
+        assert!((0..100).all(|_| parse("postgres://a,b/app").first_host() == 0));
     }
 
     #[test]
@@ -389,6 +538,8 @@ mod tests {
             "postgres://u:hunter2@h/d?sslmode=maybe",
             "postgres://u:hunter2@h/d?no_such_parameter=1",
             "postgres://u:hunter2@h:port/d",
+            "postgres://u:hunter2@h,i/d?hostaddr=192.0.2.1",
+            "postgres://u:hunter2@h,i,j/d?host=k",
         ] {
             let error = PostgresConfig::from_url(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{bad}");

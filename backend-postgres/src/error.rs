@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use database_locks_core::{Error, ErrorKind};
-use deadpool_postgres::PoolError;
+use deadpool::managed::PoolError;
 use tokio_postgres::error::{DbError, SqlState};
 
 /// A row was locked for longer than a statement was ready to wait.
@@ -29,10 +29,10 @@ pub(crate) fn breaks_connection(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// An error of getting a connection.
-pub(crate) fn from_pool(error: PoolError, place: &str) -> Error {
+/// An error of getting a connection. What connecting reports is classified already.
+pub(crate) fn from_pool(error: PoolError<Error>, place: &str) -> Error {
     match error {
-        PoolError::Backend(error) => from_driver(error, place),
+        PoolError::Backend(error) => error,
         other => unavailable(format!("no connection to {place} could be had: {other}")),
     }
 }

@@ -1,5 +1,5 @@
 //! Leases that hold on Postgres: a [`LockBackend`](database_locks_core::LockBackend) on
-//! tokio-postgres and deadpool-postgres. Postgres 12 or newer.
+//! tokio-postgres and deadpool. Postgres 12 or newer.
 //!
 //! ```no_run
 //! # async fn example() -> database_locks_core::Result<()> {
@@ -17,9 +17,10 @@
 //! # The URL
 //!
 //! `postgres://user:password@host:port/database?parameter=value&…`, or `postgresql://`. Several
-//! hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes. Special characters
-//! are encoded as `%XX`. Beside what the driver knows (`connect_timeout`, `application_name`,
-//! `target_session_attrs`, `channel_binding`, `keepalives_idle`, …):
+//! hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes: first the one that
+//! worked last, and last the one that broke a connection or did not answer. Special characters are
+//! encoded as `%XX`. Beside what the driver knows (`application_name`, `target_session_attrs`,
+//! `channel_binding`, `keepalives_idle`, …):
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
@@ -29,12 +30,14 @@
 //! | `sslmode` | `disable`, `prefer`, `require`, `verify-ca` or `verify-full`, as of libpq | `prefer` |
 //! | `sslrootcert` | a PEM file of trusted authorities | those of the system |
 //! | `sslcert`, `sslkey` | PEM files of the client's certificate and key | none |
+//! | `connect_timeout` | seconds for each host, login included | 5 |
+//! | `load_balance_hosts` | `random` begins with any host, `disable` with the first | `disable` |
 //!
 //! `prefer` and `require` protect against listeners only: they take any certificate (`require`
 //! checks the chain where `sslrootcert` is given). Use `verify-full` across a network.
 //!
-//! Unless the URL says otherwise: 5 s to connect, 20 s until unanswered data breaks a connection,
-//! and keepalives from 15 s of silence on.
+//! Unless the URL says otherwise, a connection breaks after 20 s of unanswered data, and keepalives
+//! are sent from 15 s of silence on.
 //!
 //! # Connections
 //!
@@ -79,12 +82,18 @@
 //!
 //! # Standbys and failover
 //!
-//! Leases live on the primary. A server that refuses to write is left, and found again under the
-//! hosts of the URL. With asynchronous replication a failover can lose the last grants, as it
-//! loses all other commits: somebody else may then be granted a lock while its old holder still
-//! believes in it, until that holder's next renewal. If that matters, replicate synchronously; a
-//! commit that gave up waiting for the standby is not believed but asked again. Fencing tokens
-//! start from the new primary's clock at least, so that they grow as long as clocks are sane.
+//! Leases live on the primary: name all hosts in the URL. A server that refuses to write is left, as
+//! is one that breaks a connection or does not answer a request, even if it still accepts
+//! connections, and the other hosts are tried first from then on. If all fail, the error says what
+//! each of them said. A refused password or a wrong setting is told at once. A name that stands for
+//! several servers is one host: the driver goes on to its next address where one takes no
+//! connection, and not where one hangs later.
+//!
+//! With asynchronous replication a failover can lose the last grants, as it loses all other commits:
+//! somebody else may then be granted a lock while its old holder still believes in it, until that
+//! holder's next renewal. If that matters, replicate synchronously; a commit that gave up waiting
+//! for the standby is not believed but asked again. Fencing tokens start from the new primary's
+//! clock at least, so that they grow as long as clocks are sane.
 
 mod backend;
 mod config;

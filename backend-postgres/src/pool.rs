@@ -2,47 +2,44 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::sync::Arc;
 
-use database_locks_core::{Error, Result};
-use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
-use tokio::task::JoinHandle;
+use database_locks_core::hosts::Hosts;
+use database_locks_core::{Error, ErrorKind, Result};
+use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
+use tokio::task::AbortHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::PostgresConfig;
-use crate::{error, tls};
+use crate::config::{HostConfig, PostgresConfig};
+use crate::{NAME, error, tls};
 
 /// The connections of one backend.
 pub(crate) struct Connections {
-    shared: Pool,
-    renewals: Pool,
+    shared: Pool<Connector>,
+    renewals: Pool<Connector>,
     connector: Connector,
-    driver: tokio_postgres::Config,
     place: String,
 }
 
 impl Connections {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &PostgresConfig) -> Result<Self> {
-        let connector = Connector(tls::connector(config.tls())?);
+        let tls = tls::connector(config.tls())?;
+        let hosts = config.hosts().into_iter().map(|config| Host { config, tls: tls.clone() });
+        let hosts = Hosts::new(hosts.collect(), config.first_host(), config.host_timeout());
+        let connector = Connector(Arc::new(hosts));
         let pool = |size| {
-            let manager = Manager::from_connect(
-                config.driver().clone(),
-                connector.clone(),
-                ManagerConfig { recycling_method: RecyclingMethod::Fast },
-            );
-            Pool::builder(manager).max_size(size).build().map_err(|error| {
-                Error::new(database_locks_core::ErrorKind::InvalidOption, error.to_string())
+            Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
+                Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
             })
         };
         Ok(Self {
             shared: pool(config.connections())?,
             renewals: pool(1)?,
             connector: connector.clone(),
-            driver: config.driver().clone(),
             place: config.place(),
         })
     }
@@ -59,10 +56,8 @@ impl Connections {
 
     /// A connection of the caller's own, which the caller has to drive.
     pub(crate) async fn own(&self) -> Result<(Client, OwnConnection)> {
-        let connected = self.driver.connect(self.connector.0.clone()).await;
-        let (client, connection) =
-            connected.map_err(|error| error::from_driver(error, &self.place))?;
-        Ok((client, OwnConnection(Box::new(Pollable(connection)))))
+        let (_host, opened) = self.connector.open().await?;
+        Ok(opened)
     }
 
     /// Where the server is, for messages.
@@ -70,7 +65,7 @@ impl Connections {
         &self.place
     }
 
-    async fn take_from(&self, pool: &Pool) -> Result<InUse> {
+    async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
         match pool.get().await {
             Ok(object) => Ok(InUse(Some(object))),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
@@ -86,7 +81,7 @@ impl fmt::Debug for Connections {
 
 /// A pooled connection with a request on it. Unless it is given back it is closed when dropped,
 /// because a request that nobody waits for any more may still be at work on it.
-pub(crate) struct InUse(Option<Object>);
+pub(crate) struct InUse(Option<Object<Connector>>);
 
 impl InUse {
     /// Runs a request and gives the connection back, unless the request broke it.
@@ -95,7 +90,7 @@ impl InUse {
         request: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, tokio_postgres::Error> {
         let Some(object) = &self.0 else { unreachable!("it is taken only here and in drop") };
-        let result = request(object).await;
+        let result = request(&object.client).await;
         if !result.as_ref().is_err_and(error::breaks_connection) {
             drop(self.0.take());
         }
@@ -106,6 +101,9 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
+            if let Some(pool) = Object::pool(&object) {
+                pool.manager().0.pass_over(object.host);
+            }
             drop(Object::take(object));
         }
     }
@@ -141,23 +139,71 @@ impl<T: TlsStream + Unpin + Send> PollMessage for Pollable<T> {
     }
 }
 
+/// What connects to the first of the hosts that can be used.
 #[derive(Clone)]
-struct Connector(MakeRustlsConnect);
+struct Connector(Arc<Hosts<Host>>);
 
-impl Connect for Connector {
-    fn connect(
-        &self,
-        config: &tokio_postgres::Config,
-    ) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
-        let config = config.clone();
-        Box::pin(async move {
-            let (client, connection) = config.connect(self.0.clone()).await?;
-            Ok((client, tokio::spawn(drive(OwnConnection(Box::new(Pollable(connection)))))))
-        })
+struct Host {
+    config: HostConfig,
+    tls: MakeRustlsConnect,
+}
+
+impl Connector {
+    /// Gives the index of the host, and a connection to it that nobody drives yet.
+    async fn open(&self) -> Result<(usize, (Client, OwnConnection))> {
+        self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))
     }
 }
 
-type Connected = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+impl Host {
+    async fn connect(&self) -> Result<(Client, OwnConnection)> {
+        let (client, connection) = self
+            .config
+            .driver
+            .connect(self.tls.clone())
+            .await
+            .map_err(|failed| error::from_driver(failed, &self.config.place))?;
+        Ok((client, OwnConnection(Box::new(Pollable(connection)))))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.config.place)
+    }
+}
+
+impl Manager for Connector {
+    type Type = Pooled;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Pooled> {
+        let (host, (client, connection)) = self.open().await?;
+        let driver = tokio::spawn(drive(connection)).abort_handle();
+        Ok(Pooled { client, driver, host })
+    }
+
+    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Error> {
+        match pooled.client.is_closed() {
+            true => Err(RecycleError::message("the connection was closed")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A pooled connection. It is cut when dropped, whatever is at work on it.
+struct Pooled {
+    client: Client,
+    driver: AbortHandle,
+    /// Which of the hosts it is to.
+    host: usize,
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
 
 /// Drives a pooled connection until it ends.
 ///

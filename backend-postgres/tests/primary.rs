@@ -16,6 +16,7 @@ use common::{ask, claim, hold};
 use database_locks_core::{ErrorKind, LockBackend, Released, Renewal, Renewed, Ttl, Verdict};
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
 use database_locks_test_servers::{POSTGRES, Postgres, Server};
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 mod common;
@@ -77,6 +78,29 @@ async fn lease_that_the_standby_has_is_kept_over_a_failover() {
     assert!(hold(&backend, &claim("one")).await.token > lease.token);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn lease_that_the_standby_has_is_kept_over_a_failover_from_a_primary_that_hangs() {
+    let pair = Pair::start();
+    // So that nothing but being passed over ends the wait for the primary.
+    let unhurried = "?connect_timeout=600";
+    let ports = [pair.primary.port(), pair.standby.port];
+    let backend = pair.connect(&ports, unhurried).await.unwrap();
+    backend.migrate().await.unwrap();
+    let lease = hold(&backend, &claim("one")).await;
+    pair.replicated().await;
+
+    pair.primary.pause().unwrap();
+    let ttl = Ttl::new(Duration::from_mins(1)).unwrap();
+    let renewals = [Renewal { lease, ttl }];
+    // Any time is long enough to have asked the primary.
+    let given_up = timeout(Duration::from_secs(1), backend.renew(&renewals)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    pair.standby.control(&["promote"]).unwrap();
+    let renewed = timeout(Duration::from_mins(1), backend.renew(&renewals)).await;
+    pair.primary.resume().unwrap();
+    assert_eq!(renewed.unwrap().unwrap(), [Renewed::Alive]);
+}
+
 /// The standby comes first, because it is stopped before the folder that it lies in is removed.
 struct Pair {
     standby: Standby,
@@ -114,7 +138,7 @@ impl Pair {
             }
         };
         // A standby connects again after five seconds where it did not succeed at once.
-        tokio::time::timeout(Duration::from_mins(1), caught_up).await.unwrap();
+        timeout(Duration::from_mins(1), caught_up).await.unwrap();
     }
 }
 

@@ -62,6 +62,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DURATION", value_parser = parse_ttl, default_value = "10s")]
     pub(crate) ttl: Ttl,
 
+    /// How long a lease that has expired is still respected: on a Galera cluster at least what the
+    /// clocks of its nodes may differ by
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
+    pub(crate) grace: Duration,
+
     /// Who holds the lock, for people to read. A live lease of the same owner is taken over, and
     /// ends there [default: HOST.PID, which takes nothing over]
     #[arg(long, value_parser = parse_owner)]

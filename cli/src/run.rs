@@ -138,7 +138,7 @@ async fn signal_while_waiting(signal: Signal, signals: &mut Signals) -> Option<u
 }
 
 fn request(arguments: &Run, locks: &Locks) -> LockRequest {
-    let mut request = locks.lock(arguments.name.as_str()).ttl(arguments.ttl);
+    let mut request = locks.lock(arguments.name.as_str()).ttl(arguments.ttl).grace(arguments.grace);
     if let Some(ttl) = arguments.ttl.duration() {
         request = request.margin(margin(ttl));
     }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Postgres, Server as _};
+use database_locks_test_servers::{
+    Access, FAKETIME, Galera, MariaDb, MySql, Postgres, Server as _,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -47,27 +49,32 @@ fn sixteen_processes_lose_no_update_on_sqlite() {
 
 #[test]
 fn sixteen_processes_lose_no_update_on_sqlite_though_some_are_killed() {
-    Count { some_are_killed: true, ..Count::on_sqlite() }.run();
+    Count { trouble: Trouble::Kills, ..Count::on_sqlite() }.run();
 }
 
 #[test]
-fn sixteen_processes_lose_no_update_on_postgres() {
-    count_on(Postgres::shared().unwrap(), false);
+fn sixteen_processes_lose_no_update_on_postgres_though_clocks_are_years_off() {
+    count_on(Postgres::shared().unwrap(), Trouble::Clocks);
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_postgres_though_some_are_killed() {
-    count_on(Postgres::shared().unwrap(), true);
+    count_on(Postgres::shared().unwrap(), Trouble::Kills);
+}
+
+#[test]
+fn sixteen_processes_lose_no_update_on_mysql_though_clocks_are_years_off() {
+    count_on(MySql::shared().unwrap(), Trouble::Clocks);
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_mysql_though_some_are_killed() {
-    count_on(MySql::shared().unwrap(), true);
+    count_on(MySql::shared().unwrap(), Trouble::Kills);
 }
 
 #[test]
 fn sixteen_processes_lose_no_update_on_mariadb_though_some_are_killed() {
-    count_on(MariaDb::shared().unwrap(), true);
+    count_on(MariaDb::shared().unwrap(), Trouble::Kills);
 }
 
 #[test]
@@ -114,11 +121,11 @@ fn sixteen_processes_on_three_galera_nodes_lose_no_update_while_nodes_fail() {
     count.check();
 }
 
-fn count_on(server: &Access, some_are_killed: bool) {
+fn count_on(server: &Access, trouble: Trouble) {
     let _turn = turn();
     let database = server.database().unwrap();
     migrate(database.url());
-    Count { some_are_killed, ..Count::new(vec![database.url().to_owned()]) }.run();
+    Count { trouble, ..Count::new(vec![database.url().to_owned()]) }.run();
 }
 
 /// Twice sixteen processes at once were seen to lose leases of 2 s on two cores: for want of
@@ -139,14 +146,24 @@ struct Count {
     /// The databases that the processes use in turn: all of them the same one.
     urls: Vec<String>,
     ttl: &'static str,
-    some_are_killed: bool,
+    trouble: Trouble,
+}
+
+/// What befalls the processes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// Every fourth is killed.
+    Kills,
+    /// Two in three have a clock that is years behind or ahead.
+    Clocks,
 }
 
 impl Count {
     fn new(urls: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("counter"), "").unwrap();
-        Self { folder, urls, ttl: "2s", some_are_killed: false }
+        Self { folder, urls, ttl: "2s", trouble: Trouble::None }
     }
 
     fn on_sqlite() -> Self {
@@ -178,7 +195,7 @@ impl Count {
 
     fn count_once(&self, worker: usize, round: usize) {
         let mut child = self.start(worker, round);
-        if self.some_are_killed && worker % 4 == round % 4 {
+        if self.trouble == Trouble::Kills && worker % 4 == round % 4 {
             // A random moment: before, while, or after it holds the lock.
             std::thread::sleep(Duration::from_millis(fastrand::u64(0..800)));
             kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
@@ -192,7 +209,7 @@ impl Count {
     fn start(&self, worker: usize, round: usize) -> Child {
         let folder = self.folder.path();
         let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"));
-        Command::new(env!("CARGO_BIN_EXE_dblock"))
+        self.dblock(worker)
             .args(["run", "--ttl", self.ttl, "counter", "--", "sh", "-c", COUNT, "sh"])
             .arg(format!("{worker}.{round}"))
             .current_dir(folder)
@@ -201,6 +218,18 @@ impl Count {
             .stderr(log.unwrap())
             .spawn()
             .unwrap()
+    }
+
+    fn dblock(&self, worker: usize) -> Command {
+        let dblock = env!("CARGO_BIN_EXE_dblock");
+        let clock = ["-3650d", "+0", "+3650d"][worker % 3];
+        if self.trouble != Trouble::Clocks || clock == "+0" {
+            return Command::new(dblock);
+        }
+        let mut command = Command::new(FAKETIME.find().unwrap().join("faketime"));
+        // Only the calendar is wrong: a clock that runs at another rate is none.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", clock, dblock]);
+        command
     }
 
     fn check(&self) {
@@ -217,7 +246,7 @@ impl Count {
             last_token = token;
         }
         let all = PROCESSES * ROUNDS;
-        let survivors = if self.some_are_killed { all - all / 4 } else { all };
+        let survivors = if self.trouble == Trouble::Kills { all - all / 4 } else { all };
         assert!(completed.lines().count() >= survivors);
         assert!(counted.len() >= completed.lines().count());
         println!("{} counted", counted.len());

@@ -119,6 +119,19 @@ fn bad_usage_is_64() {
 }
 
 #[test]
+fn a_lease_that_expired_is_respected_for_a_grace() {
+    let place = Place::new();
+    let sleep = ["run", "--ttl", "300ms", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"];
+    let mut holder = place.dblock(&sleep).spawn().unwrap();
+    place.pid("held");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    await_that("the lease expires", || !place.output(&["list", "--json"]).stdout.contains(&b'n'));
+    assert_eq!(place.code(&["run", "--no-wait", "--grace", "1h", "n", "--", "true"]), 75);
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0);
+}
+
+#[test]
 fn a_lock_that_is_held_is_not_obtained() {
     let place = Place::new();
     let mut holder =

@@ -128,6 +128,12 @@ impl Error {
         self.0.kind
     }
 
+    /// What happened and what to do, without the names that [`Display`](fmt::Display) puts in
+    /// front.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// Why the lease ended, where the kind is [`ErrorKind::Lost`].
     #[must_use]
     pub fn loss(&self) -> Option<LossReason> {

@@ -7,7 +7,8 @@
 //!
 //! - [`Locks`] is the entrance, [`LockRequest`] a request with its options, [`Guard`] a lock that
 //!   is held, and [`Lease`] a view of it to hand around.
-//! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model.
+//! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
+//!   several hosts of one database.
 
 mod engine;
 mod guard;
@@ -20,6 +21,7 @@ mod semaphore;
 pub mod backend;
 pub mod clock;
 pub mod error;
+pub mod hosts;
 pub mod identity;
 pub mod ledger;
 pub mod loss;

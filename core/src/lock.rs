@@ -25,6 +25,7 @@ pub(crate) struct Requests {
     pub(crate) engine: Arc<Engine>,
     pub(crate) ttl: Ttl,
     pub(crate) owner: Owner,
+    pub(crate) grace: Duration,
 }
 
 impl Requests {
@@ -38,7 +39,7 @@ impl Requests {
             margin: None,
             renew_before: None,
             auto_renew: true,
-            grace: Duration::ZERO,
+            grace: self.grace,
             timeout: None,
             retry: Retry::default(),
             on_wait: None,
@@ -107,9 +108,10 @@ impl LockRequest {
         self
     }
 
-    /// How long an expired lease of somebody else is still respected. Default zero, which is right
-    /// where one server's clock judges; on a cluster whose nodes judge by their own clocks, give
-    /// at least their skew.
+    /// How long an expired lease of somebody else is still respected. Default zero, unless
+    /// [`LocksBuilder::default_grace`](crate::LocksBuilder::default_grace) says otherwise: right
+    /// where one server's clock judges. On a cluster whose nodes judge by their own clocks, such as
+    /// Galera, give at least what these may differ by.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self

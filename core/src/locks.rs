@@ -159,6 +159,7 @@ impl Locks {
 pub struct LocksBuilder {
     ttl: Result<Ttl>,
     owner: Owner,
+    grace: Duration,
     request_timeout: Duration,
     on_current_runtime: bool,
 }
@@ -168,6 +169,7 @@ impl Default for LocksBuilder {
         Self {
             ttl: Ok(Ttl::DEFAULT),
             owner: Owner::of_this_process(),
+            grace: Duration::ZERO,
             request_timeout: Duration::from_secs(5),
             on_current_runtime: false,
         }
@@ -184,6 +186,12 @@ impl LocksBuilder {
     /// The owner of requests that name none. Default `hostname.pid`, as a label only.
     pub fn default_owner(mut self, owner: Owner) -> Self {
         self.owner = owner;
+        self
+    }
+
+    /// The [grace](LockRequest::grace) of requests that choose none. Default zero.
+    pub fn default_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -240,6 +248,7 @@ impl LocksBuilder {
 
     fn start(self, home: Home, backend: Arc<dyn LockBackend>) -> Result<Locks> {
         let engine = Arc::new(Engine::start(home, backend, self.request_timeout));
-        Ok(Locks { requests: Requests { engine, ttl: self.ttl?, owner: self.owner } })
+        let Self { ttl, owner, grace, .. } = self;
+        Ok(Locks { requests: Requests { engine, ttl: ttl?, owner, grace } })
     }
 }

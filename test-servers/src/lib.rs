@@ -99,7 +99,7 @@ mod tls;
 pub use access::{Access, Database};
 pub use anyhow::Result;
 pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
-pub use install::{Binaries, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
+pub use install::{Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
 pub use mariadb::{MariaDb, MariaDbProduct};
 pub use mysql::{MySql, MySqlProduct};
 pub use mysql_program::MySqlProgram;

@@ -4,12 +4,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
 use database_locks_test_servers::{
-    Binaries, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
+    Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
 };
 
 use crate::fetch_mysql;
 
-const NEEDED: [Binaries; 6] = [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC];
+const NEEDED: [Binaries; 7] =
+    [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME];
 
 /// Installs the servers that are missing, where that is possible, and otherwise says what to do.
 pub(crate) fn missing_servers() -> Result<()> {

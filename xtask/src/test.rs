@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::install;
 
 /// The features of `database-locks`, each of which builds alone and with any others.
-const FEATURES: [&str; 3] = ["memory", "sqlite", "postgres"];
+const FEATURES: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
 
 /// Most tests wait for servers and leases rather than for a processor.
 const TEST_THREADS: &str = "8";

@@ -29,6 +29,7 @@ pub enum Kind {
 }
 
 /// Runs each test on each server.
+#[allow(unused_macros, reason = "each test binary uses its own part")]
 macro_rules! on_each_server {
     ($($test:ident),* $(,)?) => {
         mod mysql { $(#[tokio::test] async fn $test() { super::$test(super::Kind::MySql).await })* }

@@ -1,0 +1,233 @@
+//! Several hosts of one database, for backends whose driver does not choose well between them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The hosts that a backend may connect to, and which of them goes first.
+///
+/// First goes the one that worked last. A host that hangs still accepts connections, and whoever
+/// connects may be cancelled, as by the engine's request timeout, before the host is given up. So
+/// the host that an attempt begins with is passed over until it is known to work: the next attempt
+/// begins with another one, even if nobody saw the end of this one.
+///
+/// `H` is what the backend needs to connect to a host, and displays as the host's name in messages.
+/// A host is identified by its index.
+pub struct Hosts<H> {
+    all: Vec<H>,
+    first: AtomicUsize,
+    patience: Duration,
+}
+
+impl<H: fmt::Display> Hosts<H> {
+    /// Hosts of which each has so long, `patience`, to become ready. The one at the index `first`
+    /// goes first, until another is known to work.
+    #[must_use]
+    pub fn new(all: Vec<H>, first: usize, patience: Duration) -> Self {
+        Self { first: AtomicUsize::new(if first < all.len() { first } else { 0 }), all, patience }
+    }
+
+    /// Tries the hosts in turn until one is ready, each once. Gives what `connect` made of it, and
+    /// its index.
+    ///
+    /// `connect` has to do all that makes the connection ready, login included, because a host may
+    /// hang at any point of it.
+    ///
+    /// # Errors
+    ///
+    /// What `connect` reports, at once, unless it is [retryable](Error::is_retryable): only that may
+    /// another host do better. [`ErrorKind::Unavailable`] if no host can be used; the message says
+    /// why for each.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops that of `connect`. The next attempt begins with the host that was
+    /// being tried, or with the one after it if this attempt began with that host.
+    pub async fn connect<C>(
+        &self,
+        mut connect: impl AsyncFnMut(&H) -> Result<C>,
+    ) -> Result<(usize, C)> {
+        let start = self.first.load(Ordering::Relaxed);
+        // Only this one has all the time of its attempt. Another is passed over once it has failed,
+        // lest one that was hardly asked gives way to one that hangs.
+        self.pass_over(start);
+        let mut failures = Vec::new();
+        for at in (start..self.all.len()).chain(0..start) {
+            let host = &self.all[at];
+            let failure = match tokio::time::timeout(self.patience, connect(host)).await {
+                Ok(Ok(connection)) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok((at, connection));
+                }
+                Ok(Err(error)) if error.is_retryable() => error,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => unavailable(format!(
+                    "{host} did not answer within {:?}: check the host, or raise connect_timeout",
+                    self.patience
+                )),
+            };
+            tracing::debug!(error = %failure, "a host cannot be used");
+            self.pass_over(at);
+            failures.push(failure);
+        }
+        Err(together(failures))
+    }
+
+    /// Lets another host go first from now on, unless that is so already: this one has broken a
+    /// connection, or did not answer a request in time.
+    pub fn pass_over(&self, host: usize) {
+        let next = if host + 1 < self.all.len() { host + 1 } else { 0 };
+        let _ = self.first.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl<H: fmt::Display> fmt::Debug for Hosts<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.all.iter().map(ToString::to_string).collect();
+        f.debug_struct("Hosts")
+            .field("all", &names)
+            .field("first", &self.first)
+            .field("patience", &self.patience)
+            .finish()
+    }
+}
+
+/// One error of all the hosts that cannot be used. A single one speaks for itself.
+fn together(mut failures: Vec<Error>) -> Error {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let said: Vec<&str> = failures.iter().map(Error::message).collect();
+    unavailable(format!("no host can be used: {}", said.join("; ")))
+}
+
+fn unavailable(message: String) -> Error {
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::pending;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn hosts() -> Hosts<&'static str> {
+        Hosts::new(vec!["a", "b", "c"], 0, PATIENCE)
+    }
+
+    /// Which hosts are tried, in order, if each of them does as `connect` says.
+    async fn tried(
+        hosts: &Hosts<&'static str>,
+        connect: impl AsyncFn(&str) -> Result<()>,
+    ) -> (String, Result<(usize, ())>) {
+        let tried = RefCell::new(String::new());
+        let result = hosts
+            .connect(async |host| {
+                tried.borrow_mut().push_str(host);
+                connect(host).await
+            })
+            .await;
+        (tried.into_inner(), result)
+    }
+
+    async fn works(_: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn is_down(host: &str) -> Result<()> {
+        Err(unavailable(format!("{host} is down")).with_backend("some"))
+    }
+
+    #[tokio::test]
+    async fn host_that_worked_last_goes_first() {
+        let hosts = hosts();
+        for expected in ["abc", "c"] {
+            let (tried, result) = tried(&hosts, async |host| match host {
+                "c" => works(host).await,
+                _ => is_down(host).await,
+            })
+            .await;
+            assert_eq!(tried, expected);
+            assert_eq!(result.unwrap().0, 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn given_host_goes_first_and_one_that_is_none_does_not() {
+        for (first, expected) in [(1, "bca"), (3, "abc")] {
+            let hosts = Hosts::new(vec!["a", "b", "c"], first, PATIENCE);
+            assert_eq!(tried(&hosts, is_down).await.0, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn host_that_failed_later_goes_last() {
+        let hosts = hosts();
+        assert_eq!(tried(&hosts, works).await.0, "a");
+        hosts.pass_over(0);
+        hosts.pass_over(0);
+        hosts.pass_over(2);
+        assert_eq!(tried(&hosts, is_down).await.0, "bca");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn host_that_hangs_is_given_up_for_the_next() {
+        let (tried, result) = tried(&hosts(), async |host| match host {
+            "a" => pending().await,
+            _ => works(host).await,
+        })
+        .await;
+        assert_eq!((tried.as_str(), result.unwrap().0), ("ab", 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn host_that_was_being_tried_when_the_attempt_was_dropped_goes_last() {
+        let hosts = hosts();
+        let attempt = tried(&hosts, async |_| pending().await);
+        assert!(tokio::time::timeout(PATIENCE / 2, attempt).await.is_err());
+        assert_eq!(tried(&hosts, is_down).await.0, "bca");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn host_that_had_no_time_left_goes_first() {
+        let hosts = hosts();
+        let attempt = tried(&hosts, async |_| pending().await);
+        assert!(tokio::time::timeout(PATIENCE * 3 / 2, attempt).await.is_err());
+        assert_eq!(tried(&hosts, is_down).await.0, "bca");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn error_says_why_for_each_host() {
+        let (tried, result) = tried(&hosts(), async |host| match host {
+            "b" => pending().await,
+            _ => is_down(host).await,
+        })
+        .await;
+        assert_eq!(tried, "abc");
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            "no host can be used: a is down; b did not answer within 5s: check the host, or raise \
+             connect_timeout; c is down"
+        );
+        let only = Hosts::new(vec!["a"], 0, PATIENCE);
+        let error = only.connect(async |host| is_down(host).await).await.unwrap_err();
+        assert_eq!(error.to_string(), "some: a is down");
+    }
+
+    #[tokio::test]
+    async fn error_that_no_other_host_may_mend_is_told_at_once() {
+        let refused = async |_: &str| Err(Error::new(ErrorKind::Permission, "who are you"));
+        let (tried, result) = tried(&hosts(), refused).await;
+        assert_eq!(tried, "a");
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Permission);
+    }
+}
