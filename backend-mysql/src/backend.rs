@@ -291,7 +291,7 @@ impl MysqlBackend {
     async fn read_only(&self, packet: &Packet) -> Result<Vec<Answer>> {
         let mut rounds = 0..ROUNDS;
         loop {
-            match send(self.connections.shared().await?, &packet).await {
+            match send(self.connections.shared().await?, packet).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) if error::is_conflict(&error) && rounds.next().is_some() => {}
                 Err(error) => return Err(self.failed(error)),
