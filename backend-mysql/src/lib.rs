@@ -78,7 +78,9 @@
 //!
 //! - All of a lock that is free is granted in one round trip, if its row is there, and released in
 //!   one. What else is decided takes a plain read and then, if there is anything to write, one
-//!   packet that writes each name whose row is still as it was read. A whole batch shares both.
+//!   packet that writes each name whose row is still as it was read. A whole batch shares both. On
+//!   Galera the commit of such a packet is a round trip of its own, sent once the node is seen not
+//!   to have rolled it back.
 //! - A busy claim only reads. A waiter's mark is one update, when half of the last mark is over.
 //! - Rows stay until [`clean_up`](database_locks_core::LockBackend::clean_up). A name that many
 //!   hold shares of is read with all of its shares.
@@ -96,7 +98,7 @@
 //! answer. If all fail, the error says what each of them said. A refused password or a wrong
 //! setting is told at once.
 //!
-//! **Galera**, also as Percona XtraDB Cluster: clients may use different nodes. A grant is a write
+//! **Galera**, also as Percona's cluster of it: clients may use different nodes. A grant is a write
 //! to the name's row, and of two that nodes make at once one fails certification and is decided
 //! again. Reads wait for what other nodes have committed (`wsrep_sync_wait`), so that no stale one
 //! decides. Two things have to be chosen:

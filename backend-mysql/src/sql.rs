@@ -94,14 +94,19 @@ pub(crate) struct ReadAt {
 pub(crate) struct Tables {
     lock: String,
     share: String,
-    /// The two names without quotes.
+    /// Their names, and that of their database, without quotes.
     names: [String; 2],
+    database: String,
 }
 
 impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
-        let (lock, share) = (config.lock_table(), config.share_table());
-        Self { lock, share, names: config.table_names() }
+        Self {
+            lock: config.lock_table(),
+            share: config.share_table(),
+            names: config.table_names(),
+            database: config.database().to_owned(),
+        }
     }
 
     /// Reads all that is known of `names`, after `pause`, which lets others finish with the rows,
@@ -371,7 +376,8 @@ impl Tables {
              FROM information_schema.tables t \
              JOIN information_schema.columns c \
                ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
-             WHERE t.table_schema = DATABASE() AND t.table_name IN ({})",
+             WHERE t.table_schema = CONVERT({} USING utf8mb4) AND t.table_name IN ({})",
+            hex(self.database.as_bytes()),
             list(self.names.iter().map(|name| format!("'{name}'"))),
         ))
     }

@@ -1,5 +1,7 @@
 //! A database that goes away in the middle of a wait.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -10,10 +12,9 @@ use database_locks_test_servers::{Access, MariaDb, MySql, Postgres, Server};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn holder_and_waiter(server: &Access) -> (Locks, Locks) {
-    let connected = "a server that was just started answers";
-    migrate(server.url()).await.expect(connected);
-    let here = Locks::connect(server.url()).await.expect(connected);
-    (here, Locks::connect(server.url()).await.expect(connected))
+    migrate(server.url()).await.unwrap();
+    let here = Locks::connect(server.url()).await.unwrap();
+    (here, Locks::connect(server.url()).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

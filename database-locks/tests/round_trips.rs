@@ -1,5 +1,7 @@
 //! An exclusive lock costs one statement to acquire and one to release, and waiters poll together.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use database_locks::{Connect, Locks, Ttl, migrate};
