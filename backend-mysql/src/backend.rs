@@ -121,44 +121,29 @@ impl MysqlBackend {
     /// Lets `verb` change the ledger of each item's name, and writes what has changed.
     ///
     /// Nothing is locked in between: where somebody else has changed a name since it was read, its
-    /// items are decided again. `seen` is what was read of the names before, and `contended` how
-    /// often the making of rows has failed.
+    /// items are decided again. `seen` is what was read of the names before, and `made` whether it
+    /// was tried before to make the rows that were missing.
     async fn decide<I: Sync, O: Clone + Send>(
         &self,
         verb: &Verb<I, O>,
         items: &[&I],
         mut seen: Option<Snapshot>,
-        mut contended: u32,
+        mut made: bool,
     ) -> Result<Vec<O>> {
         let mut answers = vec![verb.undecided.clone(); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
-        let mut missing: BTreeSet<LockName> = BTreeSet::new();
         for round in 0..ROUNDS {
             if open.is_empty() {
                 break;
             }
-            let mut snapshot = match seen.take() {
-                Some(snapshot) => snapshot,
+            let snapshot = match seen.take() {
+                Some(snapshot) => Some(snapshot),
                 None => {
-                    let names: BTreeSet<_> = open.iter().map(|&i| (verb.name)(items[i])).collect();
-                    let missing = shuffled(&missing);
-                    let missing: Vec<_> = match contended {
-                        0 => missing.chunks(missing.len().max(1)).collect(),
-                        // Some of them may be stuck: those before them come through.
-                        1 => missing.chunks(1).collect(),
-                        // Whoever waits for locks in each round keeps the others waiting.
-                        _ => Vec::new(),
-                    };
-                    match self.read(verb.urgent, &names, &missing, pause(round)).await? {
-                        Some(snapshot) => snapshot,
-                        None if missing.is_empty() => break,
-                        None => {
-                            contended += 1;
-                            continue;
-                        }
-                    }
+                    let names = open.iter().map(|&i| (verb.name)(items[i])).collect();
+                    self.read(verb.urgent, &names, pause(round)).await?
                 }
             };
+            let Some(mut snapshot) = snapshot else { break };
             let now = snapshot.now;
             for &i in &open {
                 let state = snapshot.states.entry((verb.name)(items[i]).clone()).or_default();
@@ -166,21 +151,44 @@ impl MysqlBackend {
             }
 
             let undone = self.write(verb.urgent, &snapshot).await?;
-            missing = snapshot
+            let missing: BTreeSet<&LockName> = snapshot
                 .states
                 .iter()
                 .filter(|(_, state)| state.lacks_row())
-                .map(|(name, _)| name.clone())
+                .map(|(name, _)| name)
                 .collect();
             open.retain(|&i| {
                 let name = (verb.name)(items[i]);
-                missing.contains(name) || undone.contains(name)
+                let is_open = missing.contains(name) || undone.contains(name);
+                if is_open {
+                    answers[i] = verb.undecided.clone();
+                }
+                is_open && !(made && missing.contains(name))
             });
-        }
-        for i in open {
-            answers[i] = verb.undecided.clone();
+            if !missing.is_empty() && !made {
+                self.make(&missing).await?;
+                made = true;
+            }
         }
         Ok(answers)
+    }
+
+    /// Makes rows for names that have none, unless somebody else holds that up.
+    async fn make(&self, names: &BTreeSet<&LockName>) -> Result<()> {
+        let names = shuffled(names);
+        // One that is held up fails its whole statement: one by one, those before it come through.
+        for at_once in [names.len(), 1] {
+            let mut packet = Packet::default();
+            for names in names.chunks(at_once) {
+                self.tables.make(&mut packet, names);
+            }
+            match send(self.connections.shared().await?, &packet).await {
+                Ok(_) => break,
+                Err(error) if error::is_conflict(&error) => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the state of names. `None` where others were in the way.
@@ -188,12 +196,11 @@ impl MysqlBackend {
         &self,
         urgent: bool,
         names: &BTreeSet<&LockName>,
-        missing: &[&[&LockName]],
         pause: Duration,
     ) -> Result<Option<Snapshot>> {
         let mut packet = Packet::default();
-        let (names, missing) = (names.iter().copied(), missing.iter().copied());
-        let at = self.tables.read(&mut packet, names, missing, pause);
+        self.tables.pause(&mut packet, pause);
+        let at = self.tables.read(&mut packet, names.iter().copied());
         match send(self.connection(urgent).await?, &packet).await {
             Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
             Err(error) if error::is_conflict(&error) => Ok(None),
@@ -234,12 +241,13 @@ impl MysqlBackend {
 
     /// Asks for all of a lock, which takes one round trip where its row is there.
     async fn take(&self, claim: &Claim) -> Result<Taken> {
-        let names = BTreeSet::from([&claim.name]);
         let mut seen = None;
-        for missing in [&[][..], &[&claim.name]] {
+        for is_missing in [false, true] {
             let mut packet = Packet::default();
-            let (names, missing) = (names.iter().copied(), std::iter::once(missing));
-            let read = self.tables.read(&mut packet, names, missing, Duration::ZERO);
+            if is_missing {
+                self.tables.make(&mut packet, &[&claim.name]);
+            }
+            let read = self.tables.read(&mut packet, std::iter::once(&claim.name));
             let granted = self.tables.take(&mut packet, claim);
             let answers = match send(self.connections.shared().await?, &packet).await {
                 Ok(answers) => answers,
@@ -312,25 +320,27 @@ impl LockBackend for MysqlBackend {
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
         let decide = async {
-            let (mut seen, mut contended) = (None, 0);
+            let (mut seen, mut made) = (None, false);
             if let [claim] = claims
                 && claim.share == Share::ALL
             {
                 match self.take(claim).await? {
                     Taken::Granted(token) => return Ok(vec![Verdict::Granted(token)]),
                     Taken::Open(snapshot) => seen = Some(snapshot),
-                    Taken::Contended => contended = 1,
+                    Taken::Contended => made = true,
                 }
             }
             let claims: Vec<&Claim> = claims.iter().collect();
-            self.decide(&ACQUIRE, &claims, seen, contended).await
+            self.decide(&ACQUIRE, &claims, seen, made).await
         };
         decide.await.map_err(|error: Error| error.with_operation("acquire"))
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
         let renewals: Vec<&Renewal> = renewals.iter().collect();
-        self.decide(&RENEW, &renewals, None, 0).await.map_err(|error| error.with_operation("renew"))
+        self.decide(&RENEW, &renewals, None, true)
+            .await
+            .map_err(|error| error.with_operation("renew"))
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
@@ -338,7 +348,7 @@ impl LockBackend for MysqlBackend {
             let freed = self.end(leases).await?;
             let open: Vec<&LeaseId> =
                 leases.iter().zip(&freed).filter(|(_, freed)| !**freed).map(|(l, _)| l).collect();
-            let mut decided = self.decide(&RELEASE, &open, None, 0).await?.into_iter();
+            let mut decided = self.decide(&RELEASE, &open, None, true).await?.into_iter();
             Ok(freed
                 .into_iter()
                 .filter_map(|freed| if freed { Some(Released::Freed) } else { decided.next() })
@@ -455,8 +465,8 @@ fn pause(round: u32) -> Duration {
 }
 
 /// In another order each time, so that none of them is always behind the same.
-fn shuffled(names: &BTreeSet<LockName>) -> Vec<&LockName> {
-    let mut names: Vec<_> = names.iter().collect();
+fn shuffled<'n>(names: &BTreeSet<&'n LockName>) -> Vec<&'n LockName> {
+    let mut names: Vec<_> = names.iter().copied().collect();
     let order = RandomState::new();
     names.sort_by_cached_key(|name| order.hash_one(name.as_str()));
     names

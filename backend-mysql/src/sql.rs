@@ -109,33 +109,36 @@ impl Tables {
         }
     }
 
-    /// Reads all that is known of `names`, after `pause`, which lets others finish with the rows,
-    /// and after rows were made for those in `missing`, with a statement for each slice.
+    /// Makes rows for `names`, where there are none.
     ///
-    /// A name that somebody else is just making is left out: to insert it would wait for them.
-    /// That only a dirty read sees. The gap that a locking read of a missing row leaves locked is
-    /// not seen, so that making rows may still wait, and fail, with all rows of the slice.
+    /// A name that somebody else is just making is left out, since to insert it would wait for
+    /// them: only a dirty read sees it. The gap that somebody's locking read of a missing row leaves
+    /// locked is not seen, so that this may wait all the same, and fail for all of the names.
+    pub(crate) fn make(&self, packet: &mut Packet, names: &[&LockName]) {
+        let lock = &self.lock;
+        let rows: Vec<_> =
+            names.iter().map(|name| format!("SELECT {} AS name", key(name))).collect();
+        packet.add("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED");
+        packet.add(format_args!(
+            "INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
+             WHERE NOT EXISTS (SELECT 1 FROM {lock} l WHERE l.name = m.name)",
+            rows.join(" UNION ALL "),
+        ));
+    }
+
+    /// Lets others finish with the rows.
+    pub(crate) fn pause(&self, packet: &mut Packet, pause: Duration) {
+        if !pause.is_zero() {
+            packet.add(format_args!("DO SLEEP({})", pause.as_secs_f64()));
+        }
+    }
+
+    /// Reads all that is known of `names`.
     pub(crate) fn read<'n>(
         &self,
         packet: &mut Packet,
         names: impl Iterator<Item = &'n LockName>,
-        missing: impl Iterator<Item = &'n [&'n LockName]>,
-        pause: Duration,
     ) -> ReadAt {
-        if !pause.is_zero() {
-            packet.add(format_args!("DO SLEEP({})", pause.as_secs_f64()));
-        }
-        let lock = &self.lock;
-        for slice in missing.filter(|slice| !slice.is_empty()) {
-            let rows: Vec<_> =
-                slice.iter().map(|name| format!("SELECT {} AS name", key(name))).collect();
-            packet.add("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED");
-            packet.add(format_args!(
-                "INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
-                 WHERE NOT EXISTS (SELECT 1 FROM {lock} l WHERE l.name = m.name)",
-                rows.join(" UNION ALL "),
-            ));
-        }
         // The clock is read before the rows: an older time can only make a dead lease look alive.
         let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
         let of = format!("{} l", self.lock);
@@ -312,11 +315,7 @@ impl Tables {
             "UPDATE {lock} SET version = version + 1, {columns} \
              WHERE id = {ROW} AND {unchanged}{in_time}"
         ));
-        if let Write::Row(row) = &change.write
-            && !(row.new_shares.is_empty()
-                && row.changed_shares.is_empty()
-                && row.gone_shares.is_empty())
-        {
+        if let Write::Row(row) = &change.write {
             let written = format!(
                 "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {})",
                 change.version + 1,
