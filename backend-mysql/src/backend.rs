@@ -14,8 +14,9 @@ use crate::config::MysqlConfig;
 use crate::error;
 use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
-use crate::sql::{ENGINE, From, Packet, ReadAt, Table, Tables};
-use crate::state::{Snapshot, State, get};
+use crate::schema::{self, Schema};
+use crate::sql::{From, Packet, ReadAt, Tables};
+use crate::state::{Change, Snapshot, State};
 
 /// How often what others have changed in the meantime is decided again, within one request.
 const ROUNDS: u32 = 8;
@@ -42,11 +43,12 @@ impl MysqlBackend {
     /// [`ErrorKind::Unavailable`] if no host can be reached, [`ErrorKind::Permission`] if the
     /// server refuses the user, [`ErrorKind::InvalidOption`] if the database does not exist or TLS
     /// is not possible as configured, [`ErrorKind::Unsupported`] for a server that is too old,
-    /// has settings that cannot be made safe, or keeps the tables in another engine than `InnoDB`.
+    /// has settings that cannot be made safe, or keeps the tables in a way that is not.
     pub async fn connect(config: MysqlConfig) -> Result<Self> {
         let backend =
             Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config };
-        backend.schema().await.map_err(|error| error.with_operation("connect"))?;
+        let checked = async { backend.schema().await?.check(&backend.config) };
+        checked.await.map_err(|error: Error| error.with_operation("connect"))?;
         Ok(backend)
     }
 
@@ -63,19 +65,24 @@ impl MysqlBackend {
     /// Dropping the future may leave some of it done. Another call does the rest.
     pub async fn migrate(&self) -> Result<()> {
         let migrated = async {
-            let schema = self.schema().await?;
-            if Tables::is_complete(|table, column| schema.has(table, column)) {
-                return Ok(());
+            // Others may do the same: what they have done by now is seen the next time.
+            for _ in 0..ROUNDS {
+                let schema = self.schema().await?;
+                if schema.is_complete() && schema.adoption(&self.config).is_none() {
+                    return Ok(());
+                }
+                for statement in schema::create(&self.config) {
+                    self.define(&statement).await?;
+                }
+                if let Some(alter) = self.schema().await?.adoption(&self.config) {
+                    self.define(&alter).await?;
+                }
             }
-            for statement in self.tables.create() {
-                self.define(&statement).await?;
-            }
-            let schema = self.schema().await?;
-            if let Some(alter) = self.tables.add_columns(|column| schema.has(Table::Lock, column)) {
-                self.define(&alter).await?;
-                self.schema().await?;
-            }
-            Ok(())
+            Err(Error::new(
+                ErrorKind::Backend,
+                "the tables are not as they were made: is somebody changing them?",
+            )
+            .with_backend(crate::NAME))
         };
         migrated.await.map_err(|error: Error| error.with_operation("migrate"))
     }
@@ -92,30 +99,9 @@ impl MysqlBackend {
 
     async fn schema(&self) -> Result<Schema> {
         let mut packet = Packet::default();
-        let at = self.tables.read_schema(&mut packet);
+        let at = packet.add(Schema::query(&self.config));
         let answers = self.read_only(&packet).await?;
-        let mut schema = Schema::default();
-        for row in &answers[at].rows {
-            let (table, column): (String, String) = (get(row, 0)?, get(row, 1)?);
-            let engine: Option<String> = get(row, 2)?;
-            if !engine.as_deref().unwrap_or_default().eq_ignore_ascii_case(ENGINE) {
-                let engine = engine.unwrap_or_else(|| "no engine".to_owned());
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "the table {table} is kept by {engine}, which has no row locks: \
-                         ALTER TABLE {table} ENGINE={ENGINE}"
-                    ),
-                )
-                .with_backend(crate::NAME));
-            }
-            let [lock, _] = self.tables.names();
-            let is_lock = table.eq_ignore_ascii_case(lock);
-            schema
-                .0
-                .insert((if is_lock { Table::Lock } else { Table::Share }, column.to_lowercase()));
-        }
-        Ok(schema)
+        Schema::read(&answers[at].rows, &self.config)
     }
 
     /// Lets `verb` change the ledger of each item's name, and writes what has changed.
@@ -150,7 +136,7 @@ impl MysqlBackend {
                 answers[i] = (verb.decide)(&mut state.ledger, items[i], now);
             }
 
-            let undone = self.write(verb.urgent, &snapshot).await?;
+            let Written { undone, is_held_up } = self.write(verb.urgent, &snapshot).await?;
             let missing: BTreeSet<&LockName> = snapshot
                 .states
                 .iter()
@@ -163,7 +149,10 @@ impl MysqlBackend {
                 if is_open {
                     answers[i] = verb.undecided.clone();
                 }
-                is_open && !(made && missing.contains(name))
+                // What somebody holds up is not tried again: each try waits for them.
+                is_open
+                    && !(made && missing.contains(name))
+                    && !(is_held_up && undone.contains(name))
             });
             if !missing.is_empty() && !made {
                 self.make(&missing).await?;
@@ -208,35 +197,51 @@ impl MysqlBackend {
         }
     }
 
-    /// Writes what was decided. Answers with the names of which it could not be written, because
-    /// somebody else has changed or locked them.
-    async fn write<'s>(
-        &self,
-        urgent: bool,
-        snapshot: &'s Snapshot,
-    ) -> Result<BTreeSet<&'s LockName>> {
+    /// Writes what was decided.
+    async fn write<'s>(&self, urgent: bool, snapshot: &'s Snapshot) -> Result<Written<'s>> {
         let changes: Vec<_> = snapshot
             .states
             .iter()
             .filter_map(|(name, state)| state.change(name, snapshot.now))
             .collect();
-        if changes.is_empty() {
-            return Ok(BTreeSet::new());
-        }
-        let mut packet = Packet::default();
-        let done = self.tables.change(&mut packet, &changes);
-        let answers = match send(self.connection(urgent).await?, &packet).await {
-            Ok(answers) => Some(answers),
-            Err(error) if error::is_conflict(&error) => None,
-            Err(error) => return Err(self.failed(error)),
+        let (done, is_held_up) = match self.carry_out(urgent, &changes).await? {
+            Carried::Out(done) => (done, false),
+            Carried::Nothing => (vec![false; changes.len()], false),
+            // What holds up one of them must not hold up the others.
+            Carried::HeldUp if changes.len() > 1 => {
+                let mut done = Vec::with_capacity(changes.len());
+                for change in changes.chunks(1) {
+                    let carried = self.carry_out(urgent, change).await?;
+                    done.push(matches!(carried, Carried::Out(done) if done == [true]));
+                }
+                (done, true)
+            }
+            Carried::HeldUp => (vec![false; changes.len()], true),
         };
-        let is_undone = |at: usize| answers.as_ref().is_none_or(|a| a[at].affected != 1);
-        Ok(changes
+        let undone = changes
             .iter()
             .zip(done)
-            .filter(|(change, at)| is_undone(*at) && snapshot.states[change.name].is_decided())
+            // A mark that was not left is left by the next ask.
+            .filter(|(change, done)| !done && snapshot.states[change.name].is_decided())
             .map(|(change, _)| change.name)
-            .collect())
+            .collect();
+        Ok(Written { undone, is_held_up })
+    }
+
+    async fn carry_out(&self, urgent: bool, changes: &[Change<'_>]) -> Result<Carried> {
+        if changes.is_empty() {
+            return Ok(Carried::Out(Vec::new()));
+        }
+        let mut packet = Packet::default();
+        let done = self.tables.change(&mut packet, changes);
+        match send(self.connection(urgent).await?, &packet).await {
+            Ok(answers) => {
+                Ok(Carried::Out(done.into_iter().map(|at| answers[at].affected == 1).collect()))
+            }
+            Err(error) if error::waited_in_vain(&error) => Ok(Carried::HeldUp),
+            Err(error) if error::is_conflict(&error) => Ok(Carried::Nothing),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Asks for all of a lock, which takes one round trip where its row is there.
@@ -400,20 +405,32 @@ impl LockBackend for MysqlBackend {
                 .filter(|(_, state)| state.ledger.is_idle(idle, now, micros(now)))
                 .filter_map(|(name, state)| state.removal(name))
                 .collect();
-            if changes.is_empty() {
-                return Ok(0);
-            }
-            let mut packet = Packet::default();
-            let done = self.tables.change(&mut packet, &changes);
-            match send(self.connections.shared().await?, &packet).await {
-                Ok(answers) => Ok(done.into_iter().map(|at| answers[at].affected).sum()),
+            match self.carry_out(false, &changes).await? {
+                Carried::Out(done) => Ok(done.into_iter().map(u64::from).sum()),
                 // Whoever uses one of the names just now goes first.
-                Err(error) if error::is_conflict(&error) => Ok(0),
-                Err(error) => Err(self.failed(error)),
+                Carried::Nothing | Carried::HeldUp => Ok(0),
             }
         };
         clean_up.await.map_err(|error: Error| error.with_operation("clean_up"))
     }
+}
+
+/// What became of all that was decided.
+struct Written<'s> {
+    /// What could not be written, because somebody else has changed or locked it.
+    undone: BTreeSet<&'s LockName>,
+    /// Whether that was because somebody kept a lock for long.
+    is_held_up: bool,
+}
+
+/// What became of a packet of changes.
+enum Carried {
+    /// It was carried out, but for changes of what was not as it had been read.
+    Out(Vec<bool>),
+    /// Nothing was, because others were in the way for a moment.
+    Nothing,
+    /// Nothing was, because somebody has locked what cannot be skipped, such as a gap.
+    HeldUp,
 }
 
 /// What became of a claim to all of a lock.
@@ -470,16 +487,6 @@ fn shuffled<'n>(names: &BTreeSet<&'n LockName>) -> Vec<&'n LockName> {
     let order = RandomState::new();
     names.sort_by_cached_key(|name| order.hash_one(name.as_str()));
     names
-}
-
-/// The columns that there are, in lower case.
-#[derive(Default)]
-struct Schema(BTreeSet<(Table, String)>);
-
-impl Schema {
-    fn has(&self, table: Table, column: &str) -> bool {
-        self.0.contains(&(table, column.to_owned()))
-    }
 }
 
 async fn send(

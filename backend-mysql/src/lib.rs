@@ -122,6 +122,7 @@ mod config;
 mod error;
 mod packet;
 mod pool;
+mod schema;
 mod session;
 mod sql;
 mod state;
@@ -138,7 +139,7 @@ const NAME: &str = "mysql";
 /// It makes the tables. Only [`MysqlBackend::migrate`] can adopt one that a Django app has made.
 #[must_use]
 pub fn schema_sql(config: &MysqlConfig) -> String {
-    sql::Tables::new(config).create().into_iter().map(|statement| statement + ";\n").collect()
+    schema::create(config).into_iter().map(|statement| statement + ";\n").collect()
 }
 
 #[cfg(test)]

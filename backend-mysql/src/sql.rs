@@ -3,7 +3,7 @@
 //! A request is one packet of text with several statements, so that it takes one round trip and the
 //! server never waits for the client with a row locked. All values in it are numbers and
 //! hexadecimal literals: nothing needs escaping, whatever the session's `sql_mode` and character
-//! set are, and names compare by their bytes.
+//! set are. Names compare by their bytes, because `schema.rs` sees to it that their column does.
 //!
 //! These rules make it exact:
 //!
@@ -43,10 +43,7 @@ const NOW: &str = "UTC_TIMESTAMP(6)";
 /// The row that the statements of a transaction have locked, null for none.
 const ROW: &str = "@database_locks_row";
 
-/// The engine that has row locks and transactions.
-pub(crate) const ENGINE: &str = "InnoDB";
-
-/// Statements that are sent as one, and which of them are of interest.
+/// Statements that are sent as one.
 #[derive(Debug, Default)]
 pub(crate) struct Packet {
     text: String,
@@ -70,7 +67,7 @@ impl Packet {
     }
 
     /// Adds a statement, and tells its place among the answers.
-    fn add(&mut self, statement: impl Display) -> usize {
+    pub(crate) fn add(&mut self, statement: impl Display) -> usize {
         if self.statements > 0 {
             self.text.push_str(";\n");
         }
@@ -94,19 +91,11 @@ pub(crate) struct ReadAt {
 pub(crate) struct Tables {
     lock: String,
     share: String,
-    /// Their names, and that of their database, without quotes.
-    names: [String; 2],
-    database: String,
 }
 
 impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
-        Self {
-            lock: config.lock_table(),
-            share: config.share_table(),
-            names: config.table_names(),
-            database: config.database().to_owned(),
-        }
+        Self { lock: config.lock_table(), share: config.share_table() }
     }
 
     /// Makes rows for `names`, where there are none.
@@ -117,7 +106,7 @@ impl Tables {
     pub(crate) fn make(&self, packet: &mut Packet, names: &[&LockName]) {
         let lock = &self.lock;
         let rows: Vec<_> =
-            names.iter().map(|name| format!("SELECT {} AS name", key(name))).collect();
+            names.iter().map(|name| format!("SELECT {} AS name", text(name.as_str()))).collect();
         packet.add("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED");
         packet.add(format_args!(
             "INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
@@ -142,7 +131,7 @@ impl Tables {
         // The clock is read before the rows: an older time can only make a dead lease look alive.
         let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
         let of = format!("{} l", self.lock);
-        let names = list(names.map(key));
+        let names = list(names.map(|name| text(name.as_str())));
         let rows = packet.add(self.select(&of, &format!("WHERE l.name IN ({names})")));
         ReadAt { clock, rows }
     }
@@ -163,7 +152,7 @@ impl Tables {
         };
         let length = query.prefix.len();
         let page = format!(
-            "(SELECT * FROM {} WHERE {start} AND LEFT(name, {length}) = {} \
+            "(SELECT * FROM {} WHERE {start} AND LEFT(CAST(name AS BINARY), {length}) = {} \
              AND expires_at > {NOW} ORDER BY name LIMIT {limit}) l",
             self.lock,
             hex(query.prefix.as_bytes()),
@@ -208,7 +197,7 @@ impl Tables {
         };
         packet.add(format_args!(
             "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {free})",
-            key(&claim.name)
+            text(claim.name.as_str())
         ));
         packet.add(format_args!(
             "SET {ROW} = (SELECT id FROM {lock} WHERE id = {ROW} AND {free} FOR UPDATE SKIP LOCKED)"
@@ -219,7 +208,7 @@ impl Tables {
              capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
              lease_expires_at = {until}, waiting_weight = 0 WHERE id = {ROW} AND {free}",
             micros(NOW),
-            hex(claim.owner.label().as_bytes()),
+            text(claim.owner.label()),
             u8::from(claim.owner.is_explicit()),
             Share::FULL,
         ))
@@ -242,13 +231,13 @@ impl Tables {
                      AND lease_expires_at = expires_at AND expires_at > {NOW}",
                     hex(lease.attempt.as_uuid().as_bytes()),
                     lease.token,
-                    hex(lease.owner.label().as_bytes()),
+                    text(lease.owner.label()),
                     u8::from(lease.owner.is_explicit()),
                 );
                 packet.add(format_args!(
                     "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {alive} \
                      FOR UPDATE SKIP LOCKED)",
-                    key(&lease.name),
+                    text(lease.name.as_str()),
                 ));
                 packet.add(format_args!(
                     "UPDATE {lock} SET version = version + 1, expires_at = NULL, \
@@ -267,7 +256,7 @@ impl Tables {
 
     fn change_one(&self, packet: &mut Packet, change: &Change<'_>) -> usize {
         let Self { lock, share, .. } = self;
-        let name = key(change.name);
+        let name = text(change.name.as_str());
         let unchanged = format!(
             "version = {} AND {} <=> {}",
             change.version,
@@ -288,7 +277,7 @@ impl Tables {
                      acquired_at = {}, touched_at = {}, expires_at = {until}, \
                      lease_expires_at = {until}, {}",
                     row.token,
-                    or_null(row.locked_by.map(|label| hex(label.as_bytes()))),
+                    or_null(row.locked_by.map(text)),
                     u8::from(row.explicit_owner),
                     or_null(row.attempt.map(|attempt| hex(attempt.as_uuid().as_bytes()))),
                     row.capacity,
@@ -307,6 +296,23 @@ impl Tables {
                 return done;
             }
         };
+        if let Write::Row(row) = &change.write {
+            let touched: Vec<String> = row
+                .changed_shares
+                .iter()
+                .map(|entry| &entry.attempt)
+                .chain(&row.gone_shares)
+                .map(|attempt| hex(attempt.as_uuid().as_bytes()))
+                .collect();
+            if !touched.is_empty() {
+                packet.add(format_args!(
+                    "SET {ROW} = IF({} = (SELECT COUNT(*) FROM {share} WHERE name = {name} \
+                     AND attempt IN ({}) FOR UPDATE SKIP LOCKED), {ROW}, NULL)",
+                    touched.len(),
+                    touched.join(", "),
+                ));
+            }
+        }
         let in_time = match change.before {
             None => String::new(),
             Some(limit) => format!(" AND {NOW} < {}", moment(limit)),
@@ -335,7 +341,7 @@ impl Tables {
                      SELECT {name}, {}, {}, {}, {}, {}, {}, {}, {} FROM DUAL WHERE {written}",
                     hex(entry.attempt.as_uuid().as_bytes()),
                     entry.token,
-                    hex(entry.owner.label().as_bytes()),
+                    text(entry.owner.label()),
                     u8::from(entry.owner.is_explicit()),
                     entry.share.weight(),
                     entry.share.capacity(),
@@ -367,62 +373,6 @@ impl Tables {
         let rows = packet.add(self.select(&page, ""));
         ReadAt { clock, rows }
     }
-
-    /// Which columns there are: rows of table, column and storage engine.
-    pub(crate) fn read_schema(&self, packet: &mut Packet) -> usize {
-        packet.add(format_args!(
-            "SELECT t.table_name, c.column_name, t.engine \
-             FROM information_schema.tables t \
-             JOIN information_schema.columns c \
-               ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
-             WHERE t.table_schema = CONVERT({} USING utf8mb4) AND t.table_name IN ({})",
-            hex(self.database.as_bytes()),
-            list(self.names.iter().map(|name| format!("'{name}'"))),
-        ))
-    }
-
-    /// The names of the tables as `read_schema` answers with them.
-    pub(crate) fn names(&self) -> &[String; 2] {
-        &self.names
-    }
-
-    /// Makes the tables where they are missing.
-    pub(crate) fn create(&self) -> [String; 2] {
-        let [lock, share] = [
-            (&self.lock, vec![LOCK_KEYS.to_vec(), LOCK_COLUMNS.to_vec()], LOCK_INDEXES),
-            (&self.share, vec![SHARE_COLUMNS.to_vec()], SHARE_INDEXES),
-        ]
-        .map(|(table, columns, indexes)| {
-            let columns: String = columns
-                .concat()
-                .into_iter()
-                .map(|(column, definition)| format!("  {column} {definition},\n"))
-                .collect();
-            format!("CREATE TABLE IF NOT EXISTS {table} (\n{columns}  {indexes}\n) ENGINE={ENGINE}")
-        });
-        [lock, share]
-    }
-
-    /// Adds our columns to a table that a Django app made, except for those in `present`.
-    pub(crate) fn add_columns(&self, present: impl Fn(&str) -> bool) -> Option<String> {
-        let missing = LOCK_COLUMNS.iter().filter(|(column, _)| !present(column));
-        let added =
-            list(missing.map(|(column, definition)| format!("ADD COLUMN {column} {definition}")));
-        (!added.is_empty()).then(|| format!("ALTER TABLE {} {added}", self.lock))
-    }
-
-    /// Whether the table of shares, and our columns in the lock table, are all `present`.
-    pub(crate) fn is_complete(present: impl Fn(Table, &str) -> bool) -> bool {
-        LOCK_KEYS.iter().chain(LOCK_COLUMNS).all(|(column, _)| present(Table::Lock, column))
-            && SHARE_COLUMNS.iter().all(|(column, _)| present(Table::Share, column))
-    }
-}
-
-/// One of the two tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Table {
-    Lock,
-    Share,
 }
 
 /// Where a list goes on.
@@ -432,46 +382,6 @@ pub(crate) enum From {
     Name(Vec<u8>),
     After(Vec<u8>),
 }
-
-/// What django-database-locks has, too.
-const LOCK_KEYS: &[(&str, &str)] = &[
-    ("id", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"),
-    ("name", "VARBINARY(255) NOT NULL"),
-    ("locked_by", "VARBINARY(255) NULL"),
-    ("expires_at", "DATETIME(6) NULL"),
-];
-
-/// `lease_expires_at` is `expires_at` as we wrote it: where the two differ, somebody else has
-/// written the row since.
-const LOCK_COLUMNS: &[(&str, &str)] = &[
-    ("attempt", "BINARY(16) NULL"),
-    ("token", "BIGINT NOT NULL DEFAULT 0"),
-    ("version", "BIGINT NOT NULL DEFAULT 0"),
-    ("explicit_owner", "BOOLEAN NOT NULL DEFAULT FALSE"),
-    ("capacity", "INT NOT NULL DEFAULT 2147483647"),
-    ("acquired_at", "DATETIME(6) NULL"),
-    ("lease_expires_at", "DATETIME(6) NULL"),
-    ("touched_at", "DATETIME(6) NULL"),
-    ("waiting_until", "DATETIME(6) NULL"),
-    ("waiting_weight", "INT NOT NULL DEFAULT 0"),
-];
-
-const LOCK_INDEXES: &str = "UNIQUE KEY (name)";
-
-const SHARE_COLUMNS: &[(&str, &str)] = &[
-    ("name", "VARBINARY(255) NOT NULL"),
-    ("attempt", "BINARY(16) NOT NULL"),
-    ("token", "BIGINT NOT NULL"),
-    ("locked_by", "VARBINARY(255) NOT NULL"),
-    ("explicit_owner", "BOOLEAN NOT NULL"),
-    ("weight", "INT NOT NULL"),
-    ("capacity", "INT NOT NULL"),
-    ("acquired_at", "DATETIME(6) NOT NULL"),
-    ("expires_at", "DATETIME(6) NULL"),
-    ("touched_at", "DATETIME(6) NOT NULL"),
-];
-
-const SHARE_INDEXES: &str = "PRIMARY KEY (name, attempt)";
 
 /// A share that was released has no expiry, and was touched then.
 fn until_columns(entry: &Entry, now: Duration) -> [String; 2] {
@@ -504,8 +414,9 @@ fn span(duration: Duration) -> u128 {
     duration.min(MOST).as_micros()
 }
 
-fn key(name: &LockName) -> String {
-    hex(name.as_str().as_bytes())
+/// Text, as bytes where the column has bytes, and by the column's collation where it has text.
+fn text(text: &str) -> String {
+    format!("_utf8mb4 {}", hex(text.as_bytes()))
 }
 
 fn hex(bytes: &[u8]) -> String {

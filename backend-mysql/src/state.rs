@@ -35,7 +35,10 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     before: Ledger,
     row: Option<RowRead>,
-    /// The rows of shares that there are, some of them perhaps void.
+    /// Whether the name is held by shares.
+    is_shared: bool,
+    /// The rows of shares that there are, in the order of their tokens. They are void unless the
+    /// name is held by shares.
     shares: Vec<Entry>,
 }
 
@@ -108,19 +111,23 @@ impl Snapshot {
                     expires_at: get(row, column::EXPIRES_AT)?,
                 });
                 state.before = name_row(row, now)?;
+                state.is_shared = is_shared(row)?;
             }
             if let Some(share) = share_row(row)? {
                 state.shares.push(share);
             }
-            if is_shared(row)? {
-                state.before.entries = match get::<Option<i64>>(row, column::EXPIRES_AT)? {
-                    Some(_) => state.shares.clone(),
-                    // Somebody else has ended all of them at once.
-                    None => state.shares.iter().map(|e| ended(e, state.before.touched)).collect(),
-                };
-            }
         }
         for state in snapshot.states.values_mut() {
+            if state.is_shared {
+                let is_ended = state.row.is_some_and(|row| row.expires_at.is_none());
+                let touched = state.before.touched;
+                let shares = state.shares.iter().cloned();
+                state.before.entries = match is_ended {
+                    // Perhaps by somebody else, all of them at once.
+                    true => shares.map(|share| ended(share, touched)).collect(),
+                    false => shares.collect(),
+                };
+            }
             state.ledger = state.before.clone();
         }
         Ok(snapshot)
@@ -180,15 +187,14 @@ impl State {
             Until::Expiry(at) if at > now => Some(at),
             _ => None,
         };
+        let before = by_lease(&self.before.entries);
         self.ledger
             .entries
             .iter()
-            .filter(|entry| !self.before.entries.contains(entry))
-            .filter(|entry| !matches!(entry.until, Until::Released(_)))
-            .flat_map(|entry| {
-                let old = self.before.entries.iter().find(|old| old.attempt == entry.attempt);
-                [expiry(entry), old.and_then(expiry)]
-            })
+            .map(|entry| (entry, before.get(&(entry.attempt, entry.token))))
+            .filter(|(entry, old)| old.is_none_or(|old| old != entry))
+            .filter(|(entry, _)| !matches!(entry.until, Until::Released(_)))
+            .flat_map(|(entry, old)| [expiry(entry), old.and_then(|old| expiry(old))])
             .flatten()
             .min()
     }
@@ -229,21 +235,17 @@ impl State {
                 shares = entries;
             }
         }
-        // An attempt that was forgotten may have been granted anew.
-        let is_same = |a: &Entry, b: &Entry| a.attempt == b.attempt && a.token == b.token;
+        let stored = by_lease(&self.shares);
         for entry in shares.iter().filter(|entry| entry.attempt != no_attempt()) {
-            match self.shares.iter().find(|stored| is_same(stored, entry)) {
+            match stored.get(&(entry.attempt, entry.token)) {
                 None => row.new_shares.push(entry),
-                Some(stored) if stored != entry => row.changed_shares.push(entry),
+                Some(stored) if *stored != entry => row.changed_shares.push(entry),
                 Some(_) => {}
             }
         }
-        row.gone_shares = self
-            .shares
-            .iter()
-            .filter(|stored| !shares.iter().any(|entry| is_same(stored, entry)))
-            .map(|stored| stored.attempt)
-            .collect();
+        let kept = by_lease(shares);
+        let gone = stored.keys().filter(|lease| !kept.contains_key(lease));
+        row.gone_shares = gone.map(|(attempt, _)| *attempt).collect();
         row
     }
 }
@@ -350,12 +352,16 @@ fn share_row(row: &Row) -> Result<Option<Entry>> {
     }))
 }
 
-fn ended(entry: &Entry, at: Duration) -> Entry {
-    let until = match entry.until {
-        Until::Released(at) => Until::Released(at),
-        Until::Forever | Until::Expiry(_) => Until::Released(at),
-    };
-    Entry { until, ..entry.clone() }
+fn ended(mut entry: Entry, at: Duration) -> Entry {
+    if !matches!(entry.until, Until::Released(_)) {
+        entry.until = Until::Released(at);
+    }
+    entry
+}
+
+/// Entries by what tells them apart: an attempt that was forgotten may have been granted anew.
+fn by_lease(entries: &[Entry]) -> BTreeMap<(Attempt, Token), &Entry> {
+    entries.iter().map(|entry| ((entry.attempt, entry.token), entry)).collect()
 }
 
 fn until(expires_at: Option<Duration>, touched: Duration) -> Until {

@@ -24,6 +24,7 @@ use uuid::Uuid;
 on_each_server!(
     row_locked_past_the_ttl_renews_and_grants_nothing_dead,
     locked_row_does_not_stall_the_other_names_of_a_batch,
+    locked_share_does_not_stall_the_other_names_of_a_batch,
     name_that_somebody_is_making_does_not_starve_the_others,
     batch_with_one_name_twice_grants_it_once,
     what_one_client_did_the_next_one_knows,
@@ -32,6 +33,7 @@ on_each_server!(
     missing_tables_are_not_migrated_and_work_once_made,
     table_of_an_engine_without_row_locks_is_refused,
     table_of_a_django_app_is_adopted_and_shared,
+    table_of_a_django_app_is_made_exact,
     lock_user_needs_four_rights_on_two_tables,
     busy_poll_writes_nothing_but_a_mark_that_is_due,
     what_changed_since_it_was_read_is_decided_again,
@@ -148,6 +150,31 @@ async fn locked_row_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
     let kinds: Vec<_> = verdicts.iter().map(Said::kind).collect();
     assert_eq!(kinds, ["busy", "granted", "granted"]);
     assert!(started.elapsed() < PATIENCE, "a batch waited for a row lock");
+
+    blocker.query_drop("ROLLBACK").await.unwrap();
+    assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+}
+
+async fn locked_share_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
+    let (store, _) = Store::migrated(kind).await;
+    let backend = store.backend_at_client().await;
+    let leases = [hold(&backend, &reader("a")).await, hold(&backend, &claim("b")).await];
+    let mut blocker = store.client().await;
+    blocker.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    blocker.query_drop("START TRANSACTION").await.unwrap();
+    // The gaps around the row as well.
+    let sql = "SELECT * FROM database_locks_lock_share WHERE name = 'a' FOR UPDATE";
+    blocker.query_drop(sql).await.unwrap();
+
+    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let started = Instant::now();
+    assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
+    assert!(started.elapsed() < PATIENCE, "a renewal waited for a row lock");
+    let started = Instant::now();
+    let verdicts = backend.acquire(&[reader("a"), claim("c"), claim("d")]).await.unwrap();
+    let kinds: Vec<_> = verdicts.iter().map(Said::kind).collect();
+    assert_eq!(kinds, ["busy", "granted", "granted"]);
+    assert!(started.elapsed() < PATIENCE, "a batch waited for a gap");
 
     blocker.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
@@ -351,6 +378,57 @@ async fn table_of_an_engine_without_row_locks_is_refused(kind: Kind) {
             }
         }
     }
+}
+
+async fn table_of_a_django_app_is_made_exact(kind: Kind) {
+    let store = Store::with(&kind.shared().unwrap(), "CHARACTER SET latin1").unwrap();
+    let mut django = store.client().await;
+    // As Django made it for servers that knew no fractions.
+    let table = "CREATE TABLE database_locks_lock (
+        id int AUTO_INCREMENT NOT NULL PRIMARY KEY, name varchar(255) NOT NULL UNIQUE,
+        locked_by longtext NULL, expires_at datetime NULL)";
+    django.query_drop(table).await.unwrap();
+    let insert = "INSERT INTO database_locks_lock (name) VALUES (?), (?)";
+    django.exec_drop(insert, ("Job", "caf\u{e9}")).await.unwrap();
+    let backend = store.backend_at_client().await;
+    backend.migrate().await.unwrap();
+
+    let names = ["Job", "job", "job ", "j\u{f3}b", "caf\u{e9}", "cafe\u{301}"];
+    let mut held = Vec::new();
+    for name in names {
+        let owner = Owner::label_only(name).unwrap();
+        held.push(hold(&backend, &Claim { owner, ..claim(name) }).await);
+    }
+    for lease in &held {
+        assert_eq!(ask(&backend, &claim(lease.name.as_str())).await.kind(), "busy");
+        assert_eq!(renew(&backend, lease).await, Renewed::Alive);
+    }
+    let mut sorted = held.clone();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut listed: Vec<LeaseId> = Vec::new();
+    loop {
+        let after = listed.last().map(|lease| (lease.name.clone(), lease.attempt));
+        let query = ListQuery { after, limit: 1, ..ListQuery::default() };
+        match backend.list(&query).await.unwrap().pop() {
+            Some(info) => listed.push(info.lease),
+            None => break,
+        }
+    }
+    assert_eq!(listed, sorted);
+    assert_eq!(list(&backend, "caf\u{e9}").await.len(), 1);
+    let names_there: Vec<String> =
+        django.query("SELECT name FROM database_locks_lock ORDER BY id").await.unwrap();
+    assert_eq!(names_there[..2], ["Job", "caf\u{e9}"], "the app still reads text");
+    for lease in &held {
+        assert_eq!(release(&backend, lease).await, Released::Freed);
+    }
+
+    // Somebody puts it back as the app would make it.
+    let back = "ALTER TABLE database_locks_lock MODIFY expires_at datetime NULL";
+    django.query_drop(back).await.unwrap();
+    let error = MysqlBackend::connect(store.config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("MODIFY expires_at DATETIME(6)"), "{error}");
 }
 
 async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
