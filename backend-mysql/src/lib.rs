@@ -72,7 +72,10 @@
 //! grant select, insert, update, delete on app.database_locks_lock_share to app;
 //! ```
 //!
-//! and `create` to make these tables, or `alter` to adopt one that a Django app has made.
+//! and `create` to make these tables, or `alter` to adopt one that a Django app has made: besides
+//! our columns, `name` gets a collation that compares bytes (`utf8mb4_0900_bin`, on MariaDB
+//! `utf8mb4_nopad_bin`), `locked_by` all of UTF-8, and `expires_at` its fractions, where they lack
+//! them. The app goes on using the table, and both exclude each other.
 //!
 //! # What is written when
 //!

@@ -32,9 +32,9 @@ pub enum Kind {
 #[allow(unused_macros, reason = "each test binary uses its own part")]
 macro_rules! on_each_server {
     ($($test:ident),* $(,)?) => {
-        mod mysql { $(#[tokio::test] async fn $test() { super::$test(super::Kind::MySql).await })* }
-        mod mariadb { $(#[tokio::test] async fn $test() { super::$test(super::Kind::MariaDb).await })* }
-        mod galera { $(#[tokio::test] async fn $test() { super::$test(super::Kind::Galera).await })* }
+        mod mysql { $(#[tokio::test] async fn $test() { super::$test($crate::common::Kind::MySql).await })* }
+        mod mariadb { $(#[tokio::test] async fn $test() { super::$test($crate::common::Kind::MariaDb).await })* }
+        mod galera { $(#[tokio::test] async fn $test() { super::$test($crate::common::Kind::Galera).await })* }
     };
 }
 #[allow(unused_imports, reason = "each test binary uses its own part")]

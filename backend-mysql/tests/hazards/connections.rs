@@ -1,0 +1,213 @@
+//! Sessions that start out hostile, rights, and connections that break.
+
+use std::time::Duration;
+
+use database_locks_core::{
+    Claim, ErrorKind, ListQuery, LockBackend, Released, Renewal, Renewed, Ttl, Verdict,
+};
+use database_locks_mysql::{MysqlBackend, MysqlConfig};
+use mysql_async::prelude::Queryable;
+use uuid::Uuid;
+
+use crate::common::{Kind, Store, ask, claim, connect, hold, lease, on_each_server};
+use crate::{Said, list, outlive, reader, release, renew};
+
+on_each_server!(
+    hostile_defaults_of_the_session_change_nothing,
+    lock_user_needs_four_rights_on_two_tables,
+    killed_connections_are_replaced,
+    dropped_request_takes_its_connection_with_it,
+    bad_credentials_and_databases_say_what_to_do,
+);
+
+async fn hostile_defaults_of_the_session_change_nothing(kind: Kind) {
+    let (store, admin) = Store::migrated(kind).await;
+    // Only users that are called like this one, so that no other test meets it.
+    let prefix = "hostile_";
+    let user = format!("{prefix}{}", &Uuid::new_v4().simple().to_string()[..20]);
+    let if_hostile = |name: &str, value: &str| {
+        format!("@@session.{name} = IF(USER() LIKE '{prefix}%', {value}, @@session.{name})")
+    };
+    let init = format!(
+        "SET {}, {}, {}",
+        if_hostile("autocommit", "0"),
+        if_hostile("time_zone", "'+09:00'"),
+        if_hostile("sql_mode", "''"),
+    );
+    for node in &store.nodes {
+        connect(node).await.exec_drop("SET GLOBAL init_connect = ?", (&init,)).await.unwrap();
+    }
+    make_user(&store, &user).await;
+    let database = store.database.database_name();
+    grant(&store, &format!("GRANT ALL ON {database}.* TO {user}")).await;
+    let access = store.node().as_user(&user, "secret");
+    let hostile =
+        MysqlBackend::connect(MysqlConfig::from_url(access.url()).unwrap()).await.unwrap();
+
+    // What this user's sessions are like without us.
+    let mut plain = connect(&access).await;
+    let found: Option<(i64, String)> =
+        plain.query_first("SELECT @@autocommit, @@time_zone").await.unwrap();
+    assert_eq!(found, Some((0, "+09:00".to_owned())));
+
+    for asked in [claim("x"), reader("y")] {
+        let lock = asked.name.as_str();
+        let held = hold(&hostile, &asked).await;
+        let seen = list(&admin, lock).await;
+        assert_eq!(seen[0].lease, held);
+        let remaining = seen[0].remaining.unwrap();
+        assert!(remaining > Duration::from_secs(30) && remaining <= Duration::from_mins(1));
+        assert_eq!(ask(&hostile, &claim(lock)).await.kind(), "busy");
+        assert_eq!(ask(&admin, &claim(lock)).await.kind(), "busy");
+        let remaining = list(&hostile, lock).await[0].remaining.unwrap();
+        assert!(remaining > Duration::from_secs(30) && remaining <= Duration::from_mins(1));
+
+        assert_eq!(renew(&hostile, &held).await, Renewed::Alive);
+        let remaining = list(&admin, lock).await[0].remaining.unwrap();
+        assert!(remaining <= Duration::from_secs(10), "the renewal is not seen");
+        assert_eq!(release(&hostile, &held).await, Released::Freed);
+        let held = hold(&admin, &Claim { attempt: claim(lock).attempt, ..asked }).await;
+        assert_eq!(renew(&hostile, &held).await, Renewed::Alive);
+        assert_eq!(release(&hostile, &held).await, Released::Freed);
+        outlive().await;
+        let idle = Duration::from_micros(1);
+        assert_eq!(hostile.clean_up(idle).await.unwrap(), 1);
+        assert_eq!(admin.clean_up(idle).await.unwrap(), 0);
+    }
+    grant(&store, &format!("DROP USER {user}")).await;
+}
+
+async fn lock_user_needs_four_rights_on_two_tables(kind: Kind) {
+    let (store, _) = Store::migrated(kind).await;
+    let user = format!("u_{}", &Uuid::new_v4().simple().to_string()[..20]);
+    let database = store.database.database_name().to_owned();
+    make_user(&store, &user).await;
+    let access = store.node().as_user(&user, "secret");
+    let config = || MysqlConfig::from_url(access.url()).unwrap();
+    let error = MysqlBackend::connect(config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+
+    let tables = ["database_locks_lock", "database_locks_lock_share"];
+    for table in tables {
+        grant(&store, &format!("GRANT SELECT ON {database}.{table} TO {user}")).await;
+    }
+    let backend = MysqlBackend::connect(config()).await.unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+
+    for table in tables {
+        let rights = "INSERT, UPDATE, DELETE";
+        grant(&store, &format!("GRANT {rights} ON {database}.{table} TO {user}")).await;
+    }
+    let backend = MysqlBackend::connect(config()).await.unwrap();
+    backend.migrate().await.unwrap();
+    for asked in [claim("x"), reader("y"), reader("y")] {
+        let held = hold(&backend, &asked).await;
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        assert_eq!(ask(&backend, &claim(asked.name.as_str())).await.kind(), "busy");
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+    }
+    // Exclusive over shares that have ended: their rows go.
+    hold(&backend, &claim("y")).await;
+    backend.list(&ListQuery::default()).await.unwrap();
+    outlive().await;
+    assert_eq!(backend.clean_up(Duration::from_micros(1)).await.unwrap(), 1);
+    grant(&store, &format!("DROP USER {user}")).await;
+}
+
+async fn make_user(store: &Store, user: &str) {
+    grant(store, &format!("CREATE USER {user} IDENTIFIED BY 'secret'")).await;
+}
+
+/// Runs what changes users, and waits until all nodes know of it.
+async fn grant(store: &Store, sql: &str) {
+    store.client().await.query_drop(sql).await.unwrap();
+    for node in &store.nodes {
+        let mut node = connect(node).await;
+        // Only nodes of a cluster know of this.
+        node.query_drop("SET SESSION wsrep_sync_wait = 1").await.ok();
+        node.query_drop("SELECT COUNT(*) FROM mysql.user").await.unwrap();
+    }
+}
+
+async fn killed_connections_are_replaced(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    let held = hold(&backend, &claim("x")).await;
+    assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+    let mut killed = 0;
+    for node in &store.nodes {
+        let mut admin = connect(&node.in_database("mysql")).await;
+        let sql = "SELECT id FROM information_schema.processlist WHERE db = ?";
+        let database = store.database.database_name();
+        let ids: Vec<u64> = admin.exec(sql, (database,)).await.unwrap();
+        for id in ids {
+            admin.query_drop(format!("KILL {id}")).await.unwrap();
+            killed += 1;
+        }
+    }
+    assert!(killed >= 2, "only {killed} were killed");
+    // The word of the server may still be on its way: then the request fails as retryable.
+    for attempts in 0.. {
+        let renewal = Renewal { lease: held.clone(), ttl: Ttl::DEFAULT };
+        match backend.renew(&[renewal]).await {
+            Ok(renewed) => {
+                assert_eq!(renewed, [Renewed::Alive]);
+                break;
+            }
+            Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
+        }
+    }
+    for attempts in 0.. {
+        match backend.release(std::slice::from_ref(&held)).await {
+            Ok(released) => {
+                assert_eq!(released, [Released::Freed]);
+                break;
+            }
+            Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
+        }
+    }
+}
+
+async fn dropped_request_takes_its_connection_with_it(kind: Kind) {
+    let (store, _) = Store::migrated(kind).await;
+    let config = MysqlConfig::from_url(store.nodes[0].url()).unwrap().pool_size(1).unwrap();
+    let backend = MysqlBackend::connect(config).await.unwrap();
+    let mut blocker = store.client().await;
+    blocker.query_drop("LOCK TABLES database_locks_lock WRITE").await.unwrap();
+    let stuck = [claim("x")];
+    tokio::time::timeout(Duration::from_millis(200), backend.acquire(&stuck)).await.unwrap_err();
+    // The pool of one has to have a fresh connection for this, which needs no lock.
+    let fresh = tokio::time::timeout(Duration::from_secs(20), backend.migrate());
+    fresh.await.expect("the stuck connection was used again").unwrap();
+    blocker.query_drop("UNLOCK TABLES").await.unwrap();
+    // The server may have finished the dropped request: its own attempt finds out.
+    let token = loop {
+        match ask(&backend, &stuck[0]).await {
+            Verdict::Granted(token) => break token,
+            Verdict::Busy(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(release(&backend, &lease(&stuck[0], token)).await, Released::Freed);
+}
+
+async fn bad_credentials_and_databases_say_what_to_do(kind: Kind) {
+    let store = Store::empty(kind);
+    let nowhere = MysqlConfig::from_url("mysql://u:hunter2@127.0.0.1:1/d").unwrap();
+    let error = MysqlBackend::connect(nowhere).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!format!("{error:?}").contains("hunter2"));
+
+    let missing = store.node().in_database("no_such_database");
+    let missing = MysqlConfig::from_url(missing.url()).unwrap();
+    let error = MysqlBackend::connect(missing).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+
+    for user in ["no_such_user", "root"] {
+        let unknown = store.node().as_user(user, "hunter2");
+        let unknown = MysqlConfig::from_url(unknown.url()).unwrap();
+        let error = MysqlBackend::connect(unknown).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+}
