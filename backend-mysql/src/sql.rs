@@ -166,7 +166,7 @@ impl Tables {
             "SELECT l.id, l.name, l.version, l.token, l.locked_by, l.explicit_owner, l.attempt, \
              l.capacity, {}, {}, {}, {}, {}, l.waiting_weight, \
              s.attempt, s.token, s.locked_by, s.explicit_owner, s.weight, s.capacity, {}, {}, {} \
-             FROM {from} LEFT JOIN {} s ON s.name = l.name {condition} ORDER BY l.name, s.token",
+             FROM {from} LEFT JOIN {} s ON s.name = l.name {condition}",
             micros("l.acquired_at"),
             micros("l.expires_at"),
             micros("l.lease_expires_at"),

@@ -24,7 +24,7 @@ pub(crate) struct Snapshot {
     /// Since 1970.
     pub(crate) now: Duration,
     pub(crate) states: BTreeMap<LockName, State>,
-    /// The last name that was read, also if it cannot be one of ours.
+    /// The last name that was read, by bytes, also if it cannot be one of ours.
     pub(crate) last: Option<Vec<u8>>,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct RowWrite<'s> {
 }
 
 impl Snapshot {
-    /// Makes states of rows, those of one name one after the other, in the order of their tokens.
+    /// Makes states of rows, in whatever order these are.
     pub(crate) fn new(clock: &[Row], rows: &[Row]) -> Result<Self> {
         let now = clock.first().ok_or_else(|| unexpected("no time"))?;
         let now = since_1970(get(now, 0)?);
@@ -100,7 +100,7 @@ impl Snapshot {
         for row in rows {
             let bytes: Vec<u8> = get(row, column::NAME)?;
             let name = std::str::from_utf8(&bytes).ok().and_then(|name| LockName::new(name).ok());
-            snapshot.last = Some(bytes);
+            snapshot.last = snapshot.last.max(Some(bytes));
             // A name that this library could not have written is nothing that it can be asked for.
             let Some(name) = name else { continue };
             let state = snapshot.states.entry(name).or_default();
@@ -118,6 +118,8 @@ impl Snapshot {
             }
         }
         for state in snapshot.states.values_mut() {
+            // As the ledger keeps them: in the order in which they were granted.
+            state.shares.sort_by_key(|share| share.token);
             if state.is_shared {
                 let is_ended = state.row.is_some_and(|row| row.expires_at.is_none());
                 let touched = state.before.touched;
