@@ -284,7 +284,7 @@ impl MysqlBackend {
         }
         let mut packet = Packet::default();
         let ended = self.tables.end(&mut packet, alone.iter().map(|&i| &leases[i]));
-        match send(self.connections.shared().await?, &packet).await {
+        match send(self.connections.shared().await?.once(), &packet).await {
             Ok(answers) => {
                 for (i, at) in alone.into_iter().zip(ended) {
                     freed[i] = answers[at].affected == 1;

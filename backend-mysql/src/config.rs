@@ -88,17 +88,19 @@ impl MysqlConfig {
                 invalid("the URL does not start with mysql:// or mariadb://: give one that does")
             })?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (credentials, hosts) = match authority.rsplit_once('@') {
-            Some((credentials, hosts)) => (credentials, hosts),
-            // What seems to be a path may be half a password, which no message may repeat.
-            None if path.contains('@') => {
-                return Err(invalid(
-                    "the URL cannot be read: encode / ? @ and % in its parts as %XX",
-                ));
-            }
-            None => ("", authority),
-        };
         let (database, query) = path.split_once('?').unwrap_or((path, ""));
+        let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        // What seems to be a host, a database or a parameter may be a piece of a password, which
+        // nobody may be asked for, and no message may repeat.
+        if database.contains('@')
+            || names(query).any(|name| name.contains('@'))
+            || (!authority.contains('@') && query.contains('@'))
+        {
+            return Err(invalid(
+                "the URL cannot be read: encode special characters as %XX, in the password @ as \
+                 %40 and / as %2F",
+            ));
+        }
         if database.is_empty() {
             return Err(invalid(
                 "the URL names no database: give mysql://user:password@host:port/database",
@@ -406,6 +408,11 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The names of the parameters.
+fn names(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+}
+
 fn decoded(what: &str, text: &str) -> Result<String> {
     percent_decode_str(text)
         .decode_utf8()
@@ -516,6 +523,11 @@ mod tests {
             "mysql://u:%ffhunter2@h/d",
             "mysql://u:a/hunter2@h/d",
             "mysql://u:a/?hunter2=1@h/d",
+            "mysql://u:a/b?hunter2=1@h/d",
+            "mysql://u:a@b/hunter2@h/d",
+            "mysql://u:a@hunter2/b@h/d",
+            "mysql://u:a@hunter2/b?c@h/d",
+            "mysql://u:a@b/c?hunter2@h/d",
         ] {
             let error = MysqlConfig::from_url(bad).expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{bad}");
@@ -524,6 +536,8 @@ mod tests {
         assert!(parse("mysql://h/d").table(&"x".repeat(59)).is_err());
         let unknown = MysqlConfig::from_url("mysql://h/d?nope=1").unwrap_err().to_string();
         assert!(unknown.contains("nope") && unknown.contains("connect_timeout"), "{unknown}");
+        let torn = MysqlConfig::from_url("mysql://u:a@b/c@h/d").unwrap_err().to_string();
+        assert!(torn.contains("@ as %40 and / as %2F"), "{torn}");
         let no_database = MysqlConfig::from_url("mysql://h").unwrap_err().to_string();
         assert!(no_database.contains("no database"), "{no_database}");
     }

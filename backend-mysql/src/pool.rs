@@ -2,17 +2,23 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use database_locks_core::hosts::Hosts;
+use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
 use mysql_async::{Conn, Opts};
+use tokio::time::Instant;
 
 use crate::config::{MysqlConfig, SslMode};
 use crate::packet::{self, Answer};
 use crate::session::{self, Server};
 use crate::{NAME, error, tls};
+
+/// From when on a connection has been idle for long enough that a packet which finds it closed was
+/// hardly executed: what closes connections closed this one before.
+pub(crate) const IDLE: Duration = Duration::from_secs(1);
 
 /// The connections of one backend.
 pub(crate) struct Connections {
@@ -58,7 +64,7 @@ impl Connections {
 
     async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
         match pool.get().await {
-            Ok(object) => Ok(InUse(Some(object))),
+            Ok(object) => Ok(InUse { object: Some(object), repeats: true }),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
         }
     }
@@ -72,13 +78,24 @@ impl fmt::Debug for Connections {
 
 /// A pooled connection with a request on it. Unless it is given back it is closed when dropped,
 /// because a request that nobody waits for any more may still be at work on it.
-pub(crate) struct InUse(Option<Object<Connector>>);
+pub(crate) struct InUse {
+    object: Option<Object<Connector>>,
+    /// Whether a packet that found the connection closed may be sent again.
+    repeats: bool,
+}
 
 impl InUse {
+    /// Sends nothing twice, for packets whose second answer differs from the first: whoever asks
+    /// again has to know that it is again, as the engine does.
+    pub(crate) fn once(mut self) -> Self {
+        self.repeats = false;
+        self
+    }
+
     /// What it is connected to. No statement depends on that.
     #[cfg(test)]
     pub(crate) fn server(&self) -> Server {
-        match &self.0 {
+        match &self.object {
             Some(object) => object.server,
             None => unreachable!("it is taken only in run, which consumes it, and in drop"),
         }
@@ -97,13 +114,13 @@ impl InUse {
         mut self,
         packet: &str,
     ) -> Result<Vec<Answer>, mysql_async::Error> {
-        let Some(object) = &mut self.0 else {
+        let Some(object) = &mut self.object else {
             unreachable!("it is taken only when it is given back, and in drop");
         };
         if !object.server.galera {
             return self.run(&format!("{packet};\nCOMMIT")).await;
         }
-        let result = match send(object, packet).await {
+        let result = match send(object, packet, self.repeats).await {
             Ok(_) if !in_transaction(&object.conn) => Err(error::rolled_back()),
             Ok(answers) => packet::send(&mut object.conn, "COMMIT").await.map(|_| answers),
             Err(failed) => Err(failed),
@@ -118,13 +135,14 @@ impl InUse {
     /// executed.
     ///
     /// The packet has to be safe to repeat, as the engine repeats it. A connection that was found
-    /// closed after it had been idle is replaced, once, and the packet sent on the new one: that it
-    /// was not executed before is likely but not known.
+    /// closed after it had been idle for [`IDLE`] is replaced, once, and the packet sent on the new
+    /// one: that it was not executed before is likely but not known. [`once`](Self::once) prevents
+    /// this.
     pub(crate) async fn run(mut self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
-        let Some(object) = &mut self.0 else {
+        let Some(object) = &mut self.object else {
             unreachable!("it is taken only here, and in drop");
         };
-        let result = send(object, packet).await;
+        let result = send(object, packet, self.repeats).await;
         self.give_back(result).await
     }
 
@@ -133,7 +151,7 @@ impl InUse {
         mut self,
         result: Result<Vec<Answer>, mysql_async::Error>,
     ) -> Result<Vec<Answer>, mysql_async::Error> {
-        let Some(object) = &mut self.0 else {
+        let Some(object) = &mut self.object else {
             unreachable!("it is taken only here, and in drop");
         };
         let reusable = match &result {
@@ -143,7 +161,8 @@ impl InUse {
             Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
         };
         if reusable {
-            drop(self.0.take());
+            object.last_used = Some(Instant::now());
+            drop(self.object.take());
         }
         result
     }
@@ -151,9 +170,9 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.object.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().0.pass_over(object.host);
+                pool.manager().0.pass_over(object.origin);
             }
             drop(Object::take(object));
         }
@@ -164,19 +183,21 @@ impl Drop for InUse {
 struct Connection {
     conn: Conn,
     server: Server,
-    /// Which of the hosts it is to.
-    host: usize,
+    origin: Origin,
+    /// When it was given back, if it ever was.
+    last_used: Option<Instant>,
 }
 
-/// Sends a packet, once more where the connection had been idle and was found closed.
+/// Sends a packet, once more where that is allowed and the connection had been idle and was found
+/// closed.
 async fn send(
     object: &mut Object<Connector>,
     packet: &str,
+    repeats: bool,
 ) -> Result<Vec<Answer>, mysql_async::Error> {
+    let was_idle = object.last_used.is_some_and(|then| then.elapsed() >= IDLE);
     let result = packet::send(&mut object.conn, packet).await;
-    if Object::metrics(object).recycle_count > 0
-        && result.as_ref().is_err_and(error::was_closed)
-        && replace(object).await
+    if repeats && was_idle && result.as_ref().is_err_and(error::was_closed) && replace(object).await
     {
         return packet::send(&mut object.conn, packet).await;
     }
@@ -216,18 +237,21 @@ impl Manager for Connector {
     type Error = Error;
 
     async fn create(&self) -> Result<Connection> {
-        let (host, (conn, server)) =
+        let (origin, (conn, server)) =
             self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))?;
-        Ok(Connection { conn, server, host })
+        Ok(Connection { conn, server, origin, last_used: None })
     }
 
     /// The driver has no way to see that a server has closed an idle connection, other than to ask
     /// it. [`InUse::run`] finds out.
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Error> {
-        match connection.conn.is_disconnected() {
-            true => Err(RecycleError::message("the connection was closed")),
-            false => Ok(()),
+        if connection.conn.is_disconnected() {
+            return Err(RecycleError::message("the connection was closed"));
         }
+        if self.0.is_stale(connection.origin) {
+            return Err(RecycleError::message("its host was passed over"));
+        }
+        Ok(())
     }
 }
 

@@ -46,7 +46,6 @@ const PINS: &[Pin] = &[
     Pin("innodb_lock_wait_timeout", "1", "1"),
     Pin("lock_wait_timeout", "5", "5"),
     // Nothing is left out of a result, or compared by its first bytes only.
-    Pin("group_concat_max_len", "1073741824", "1073741824"),
     Pin("sql_select_limit", "18446744073709551615", "18446744073709551615"),
     Pin("max_sort_length", "1024", "1024"),
     // No statement is refused, and no condition read otherwise than it is written.

@@ -82,6 +82,15 @@ impl PostgresConfig {
             Some(at) => (&url[..credentials_end + at], &url[credentials_end + at + 1..]),
             None => (url, ""),
         };
+        // What seems to be a host, a database or a parameter may be a piece of a password, which
+        // nobody may be asked for, and no message may repeat.
+        let mut names = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |it| it.0));
+        if base.matches('@').count() > 1 || names.any(|name| name.contains('@')) {
+            return Err(invalid(
+                "the URL cannot be read: encode special characters as %XX, in the password @ as \
+                 %40 and / as %2F",
+            ));
+        }
 
         let mut theirs = String::new();
         let mut ours = Vec::new();
@@ -538,6 +547,11 @@ mod tests {
             "postgres://u:hunter2@h/d?sslmode=maybe",
             "postgres://u:hunter2@h/d?no_such_parameter=1",
             "postgres://u:hunter2@h:port/d",
+            "postgres://u:a@b/hunter2@h/d",
+            "postgres://u:a@hunter2/b@h/d",
+            "postgres://u:a@hunter2@h/d",
+            "postgres://u:a@b?hunter2@h/d",
+            "postgres://u:a@hunter2?c@h/d",
             "postgres://u:hunter2@h,i/d?hostaddr=192.0.2.1",
             "postgres://u:hunter2@h,i,j/d?host=k",
         ] {
@@ -545,6 +559,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{bad}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
+        let torn = PostgresConfig::from_url("postgres://u:a@b/c@h/d").unwrap_err().to_string();
+        assert!(torn.contains("@ as %40 and / as %2F"), "{torn}");
         let long = "x".repeat(54);
         assert!(parse("postgres://h/d").table(&long).is_err());
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use database_locks_core::hosts::Hosts;
+use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use tokio::task::AbortHandle;
@@ -56,7 +56,7 @@ impl Connections {
 
     /// A connection of the caller's own, which the caller has to drive.
     pub(crate) async fn own(&self) -> Result<(Client, OwnConnection)> {
-        let (_host, opened) = self.connector.open().await?;
+        let (_origin, opened) = self.connector.open().await?;
         Ok(opened)
     }
 
@@ -102,7 +102,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().0.pass_over(object.host);
+                pool.manager().0.pass_over(object.origin);
             }
             drop(Object::take(object));
         }
@@ -149,8 +149,8 @@ struct Host {
 }
 
 impl Connector {
-    /// Gives the index of the host, and a connection to it that nobody drives yet.
-    async fn open(&self) -> Result<(usize, (Client, OwnConnection))> {
+    /// Gives where the connection leads, and the connection, which nobody drives yet.
+    async fn open(&self) -> Result<(Origin, (Client, OwnConnection))> {
         self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))
     }
 }
@@ -178,16 +178,19 @@ impl Manager for Connector {
     type Error = Error;
 
     async fn create(&self) -> Result<Pooled> {
-        let (host, (client, connection)) = self.open().await?;
+        let (origin, (client, connection)) = self.open().await?;
         let driver = tokio::spawn(drive(connection)).abort_handle();
-        Ok(Pooled { client, driver, host })
+        Ok(Pooled { client, driver, origin })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Error> {
-        match pooled.client.is_closed() {
-            true => Err(RecycleError::message("the connection was closed")),
-            false => Ok(()),
+        if pooled.client.is_closed() {
+            return Err(RecycleError::message("the connection was closed"));
         }
+        if self.0.is_stale(pooled.origin) {
+            return Err(RecycleError::message("its host was passed over"));
+        }
+        Ok(())
     }
 }
 
@@ -195,8 +198,7 @@ impl Manager for Connector {
 struct Pooled {
     client: Client,
     driver: AbortHandle,
-    /// Which of the hosts it is to.
-    host: usize,
+    origin: Origin,
 }
 
 impl Drop for Pooled {

@@ -100,6 +100,31 @@ async fn host_is_passed_over_after_a_request_on_it_was_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_to_a_host_that_hangs_are_not_tried() {
+    let hosts = Hosts::new();
+    let backend = hosts.connect(UNHURRIED).await.unwrap();
+    backend.migrate().await.unwrap();
+    // All of them take a connection before any has an answer.
+    let [one, two, three, four] = ["1", "2", "3", "4"].map(claim);
+    let _held = tokio::join!(
+        hold(&backend, &one),
+        hold(&backend, &two),
+        hold(&backend, &three),
+        hold(&backend, &four)
+    );
+    let connected = "select count(*) from pg_stat_activity
+        where application_name = 'database-locks' and datname = current_database()";
+    assert_eq!(hosts.database.sql(connected).unwrap(), "4");
+
+    hosts.proxies[0].black_hole();
+    let given_up = timeout(Duration::from_secs(1), backend.acquire(&[claim("5")])).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    for next in ["6", "7", "8", "9"] {
+        timeout(PATIENCE, hold(&backend, &claim(next))).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lease_is_renewed_by_another_host_when_its_own_hangs() {
     let hosts = Hosts::new();
     let backend = hosts.connect("").await.unwrap();

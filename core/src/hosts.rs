@@ -10,15 +10,30 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// First goes the one that worked last. A host that hangs still accepts connections, and whoever
 /// connects may be cancelled, as by the engine's request timeout, before the host is given up. So
-/// the host that an attempt begins with is passed over until it is known to work: the next attempt
-/// begins with another one, even if nobody saw the end of this one.
+/// the host that an attempt begins with is passed over as well when the attempt is dropped while it
+/// is being tried: the next attempt begins with another one, even if nobody saw the end of this one.
+///
+/// A host that hangs for one connection hangs for all. So each connection has an [`Origin`], which
+/// tells whether its host was [passed over](Self::pass_over) since: idle ones need not be tried.
 ///
 /// `H` is what the backend needs to connect to a host, and displays as the host's name in messages.
-/// A host is identified by its index.
 pub struct Hosts<H> {
-    all: Vec<H>,
+    all: Vec<Entry<H>>,
     first: AtomicUsize,
     patience: Duration,
+}
+
+/// Which host a connection leads to, and how often that had been passed over when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    host: usize,
+    epoch: usize,
+}
+
+struct Entry<H> {
+    host: H,
+    /// How often it was passed over.
+    epoch: AtomicUsize,
 }
 
 impl<H: fmt::Display> Hosts<H> {
@@ -26,11 +41,13 @@ impl<H: fmt::Display> Hosts<H> {
     /// goes first, until another is known to work.
     #[must_use]
     pub fn new(all: Vec<H>, first: usize, patience: Duration) -> Self {
-        Self { first: AtomicUsize::new(if first < all.len() { first } else { 0 }), all, patience }
+        let first = AtomicUsize::new(if first < all.len() { first } else { 0 });
+        let all = all.into_iter().map(|host| Entry { host, epoch: AtomicUsize::new(0) });
+        Self { all: all.collect(), first, patience }
     }
 
     /// Tries the hosts in turn until one is ready, each once. Gives what `connect` made of it, and
-    /// its index.
+    /// where it leads.
     ///
     /// `connect` has to do all that makes the connection ready, login included, because a host may
     /// hang at any point of it.
@@ -48,44 +65,89 @@ impl<H: fmt::Display> Hosts<H> {
     pub async fn connect<C>(
         &self,
         mut connect: impl AsyncFnMut(&H) -> Result<C>,
-    ) -> Result<(usize, C)> {
+    ) -> Result<(Origin, C)> {
         let start = self.first.load(Ordering::Relaxed);
         // Only this one has all the time of its attempt. Another is passed over once it has failed,
         // lest one that was hardly asked gives way to one that hangs.
-        self.pass_over(start);
+        let mut if_dropped = IfDropped { hosts: self, begun_with: Some(self.origin(start)) };
         let mut failures = Vec::new();
         for at in (start..self.all.len()).chain(0..start) {
-            let host = &self.all[at];
-            let failure = match tokio::time::timeout(self.patience, connect(host)).await {
+            let host = &self.all[at].host;
+            let before = self.origin(at);
+            let tried = tokio::time::timeout(self.patience, connect(host)).await;
+            if_dropped.begun_with = None;
+            let failure = match tried {
                 Ok(Ok(connection)) => {
                     self.first.store(at, Ordering::Relaxed);
-                    return Ok((at, connection));
+                    return Ok((self.origin(at), connection));
                 }
-                Ok(Err(error)) if error.is_retryable() => error,
+                Ok(Err(error)) if error.is_retryable() => {
+                    // It answers: its other connections may be as good as ever, and hard to
+                    // replace where it takes no more of them.
+                    self.yield_to_next(at);
+                    error
+                }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => unavailable(format!(
-                    "{host} did not answer within {:?}: check the host, or raise connect_timeout",
-                    self.patience
-                )),
+                Err(_) => {
+                    self.pass_over(before);
+                    unavailable(format!(
+                        "{host} did not answer within {:?}: check the host, or raise \
+                         connect_timeout",
+                        self.patience
+                    ))
+                }
             };
             tracing::debug!(error = %failure, "a host cannot be used");
-            self.pass_over(at);
             failures.push(failure);
         }
         Err(together(failures))
     }
 
-    /// Lets another host go first from now on, unless that is so already: this one has broken a
-    /// connection, or did not answer a request in time.
-    pub fn pass_over(&self, host: usize) {
+    /// Lets another host go first from now on, and makes all connections to this one stale, because
+    /// this one has broken it, or did not answer a request in time. A connection that is stale
+    /// already says nothing new, and changes nothing.
+    pub fn pass_over(&self, connection: Origin) {
+        let Origin { host, epoch } = connection;
+        let (now, next) = (&self.all[host].epoch, epoch.wrapping_add(1));
+        if now.compare_exchange(epoch, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.yield_to_next(host);
+        }
+    }
+
+    /// Whether the connection's host was passed over since it was made: it is better closed than
+    /// used.
+    #[must_use]
+    pub fn is_stale(&self, connection: Origin) -> bool {
+        self.origin(connection.host) != connection
+    }
+
+    fn origin(&self, host: usize) -> Origin {
+        Origin { host, epoch: self.all[host].epoch.load(Ordering::Relaxed) }
+    }
+
+    fn yield_to_next(&self, host: usize) {
         let next = if host + 1 < self.all.len() { host + 1 } else { 0 };
         let _ = self.first.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
+/// Passes a host over when an attempt is dropped that has begun with it, and is still trying it.
+struct IfDropped<'a, H: fmt::Display> {
+    hosts: &'a Hosts<H>,
+    begun_with: Option<Origin>,
+}
+
+impl<H: fmt::Display> Drop for IfDropped<'_, H> {
+    fn drop(&mut self) {
+        if let Some(host) = self.begun_with {
+            self.hosts.pass_over(host);
+        }
+    }
+}
+
 impl<H: fmt::Display> fmt::Debug for Hosts<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.all.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = self.all.iter().map(|entry| entry.host.to_string()).collect();
         f.debug_struct("Hosts")
             .field("all", &names)
             .field("first", &self.first)
@@ -126,7 +188,7 @@ mod tests {
     async fn tried(
         hosts: &Hosts<&'static str>,
         connect: impl AsyncFn(&str) -> Result<()>,
-    ) -> (String, Result<(usize, ())>) {
+    ) -> (String, Result<(Origin, ())>) {
         let tried = RefCell::new(String::new());
         let result = hosts
             .connect(async |host| {
@@ -155,7 +217,7 @@ mod tests {
             })
             .await;
             assert_eq!(tried, expected);
-            assert_eq!(result.unwrap().0, 2);
+            assert_eq!(result.unwrap().0.host, 2);
         }
     }
 
@@ -170,11 +232,49 @@ mod tests {
     #[tokio::test]
     async fn host_that_failed_later_goes_last() {
         let hosts = hosts();
-        assert_eq!(tried(&hosts, works).await.0, "a");
-        hosts.pass_over(0);
-        hosts.pass_over(0);
-        hosts.pass_over(2);
+        let (host, ()) = tried(&hosts, works).await.1.unwrap();
+        hosts.pass_over(host);
+        hosts.pass_over(host);
+        hosts.pass_over(hosts.origin(2));
         assert_eq!(tried(&hosts, is_down).await.0, "bca");
+    }
+
+    #[tokio::test]
+    async fn two_attempts_at_once_begin_with_the_same_host() {
+        let hosts = hosts();
+        let slow = async |host: &str| {
+            tokio::task::yield_now().await;
+            works(host).await
+        };
+        let (one, other) = tokio::join!(tried(&hosts, slow), tried(&hosts, slow));
+        assert_eq!((one.0.as_str(), other.0.as_str()), ("a", "a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_to_a_host_that_hung_are_stale() {
+        let hosts = hosts();
+        let connected = async |name| {
+            let this = async |host: &str| if host == name { Ok(()) } else { is_down(host).await };
+            tried(&hosts, this).await.1.unwrap().0
+        };
+        let [old, other] = [connected("a").await, connected("b").await];
+        // One that says that it is down has answered.
+        assert!(!hosts.is_stale(old));
+
+        hosts.pass_over(old);
+        assert!(hosts.is_stale(old) && !hosts.is_stale(other));
+        let new = connected("a").await;
+        hosts.pass_over(old);
+        assert!(!hosts.is_stale(new));
+        assert_eq!(tried(&hosts, works).await.0, "a");
+
+        assert!(tried(&hosts, async |_| pending().await).await.1.is_err());
+        assert!(hosts.is_stale(new) && hosts.is_stale(other));
+
+        let new = connected("c").await;
+        let attempt = tried(&hosts, async |_| pending().await);
+        assert!(tokio::time::timeout(PATIENCE / 2, attempt).await.is_err());
+        assert!(hosts.is_stale(new));
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,7 +284,7 @@ mod tests {
             _ => works(host).await,
         })
         .await;
-        assert_eq!((tried.as_str(), result.unwrap().0), ("ab", 1));
+        assert_eq!((tried.as_str(), result.unwrap().0.host), ("ab", 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,9 +325,12 @@ mod tests {
 
     #[tokio::test]
     async fn error_that_no_other_host_may_mend_is_told_at_once() {
+        let hosts = hosts();
         let refused = async |_: &str| Err(Error::new(ErrorKind::Permission, "who are you"));
-        let (tried, result) = tried(&hosts(), refused).await;
-        assert_eq!(tried, "a");
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::Permission);
+        for _ in 0..2 {
+            let (tried, result) = tried(&hosts, refused).await;
+            assert_eq!(tried, "a");
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Permission);
+        }
     }
 }

@@ -9,9 +9,17 @@ use database_locks_test_servers::{
 use tokio::time::timeout;
 
 use super::{connections, one, rows, url_of};
+use crate::pool::{IDLE, InUse};
 use crate::session::{Flavour, Server};
 
 const ID: &str = "SELECT CONNECTION_ID()";
+
+/// Generous: it only has to end on the slowest machine. Whoever waits for a host that hangs under
+/// [`UNHURRIED`] waits for longer.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// So that nothing but being passed over ends the wait for a host that hangs.
+const UNHURRIED: &str = "?connect_timeout=600";
 
 async fn each_statement_of_a_packet_has_an_answer(server: &Access) {
     let database = server.database().unwrap();
@@ -89,8 +97,45 @@ async fn connection_that_was_killed_while_idle_is_replaced(server: &Access) {
     let connections = connections(database.url());
     let first: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     database.sql(&format!("KILL {first}")).unwrap();
+    all_become_idle().await;
     let second: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     assert_ne!(first, second);
+}
+
+async fn packet_whose_answer_is_lost_is_repeated_only_where_it_was_hardly_executed(
+    server: &Access,
+) {
+    let database = server.database().unwrap();
+    database.sql("CREATE TABLE t (n INT); INSERT INTO t VALUES (0)").unwrap();
+    let proxy = Proxy::start(port_of(&database)).unwrap();
+    let connections = connections(database.at_port(proxy.port()).url());
+    let n = || database.sql("SELECT n FROM t").unwrap().parse::<u32>().unwrap();
+    let count = async |idle, as_used: fn(InUse) -> InUse| {
+        let before = n();
+        let connection = connections.for_renewals().await.unwrap();
+        tokio::time::pause();
+        one::<u64>(connection, ID).await;
+        tokio::time::advance(idle).await;
+        let reused = as_used(connections.for_renewals().await.unwrap());
+        let packet = format!(
+            "UPDATE t SET n = n + 1; SELECT SLEEP(60) FROM t WHERE n = {before} + 1; SELECT 7"
+        );
+        let cut_once = async {
+            while n() == before {
+                tokio::task::yield_now().await;
+            }
+            // To connect takes a clock.
+            tokio::time::resume();
+            proxy.cut();
+        };
+        let (result, ()) = tokio::join!(reused.run(&packet), cut_once);
+        let executed = n() - before;
+        assert_eq!(result.is_ok(), executed == 2, "{result:?}");
+        executed
+    };
+    assert_eq!(count(IDLE / 2, |it| it).await, 1);
+    assert_eq!(count(IDLE, InUse::once).await, 1);
+    assert_eq!(count(IDLE, |it| it).await, 2);
 }
 
 async fn connections_are_replaced_after_a_restart<P: Product>() {
@@ -182,6 +227,29 @@ async fn host_that_does_not_answer_is_given_up(server: &Access) {
     one::<u64>(connections(&url).shared().await.unwrap(), ID).await;
 }
 
+async fn idle_connections_to_a_host_that_hangs_are_not_tried(server: &Access) {
+    let database = server.database().unwrap();
+    let server_port = port_of(&database);
+    let proxy = Proxy::start(server_port).unwrap();
+    let url = url_of(&database, &[proxy.port(), server_port]) + UNHURRIED;
+    let connections = connections(&url);
+    let shared = async || connections.shared().await.unwrap();
+    let all = tokio::join!(shared(), shared(), shared(), shared());
+    for connection in <[InUse; 4]>::from(all) {
+        one::<u64>(connection, ID).await;
+    }
+    one::<u64>(connections.for_renewals().await.unwrap(), ID).await;
+
+    proxy.black_hole();
+    let given_up = timeout(Duration::from_secs(1), shared().await.run(ID)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    for _ in 0..4 {
+        timeout(PATIENCE, one::<u64>(shared().await, ID)).await.unwrap();
+    }
+    let renewals = connections.for_renewals().await.unwrap();
+    timeout(PATIENCE, one::<u64>(renewals, ID)).await.unwrap();
+}
+
 async fn unix_socket_is_used_where_it_is_named_and_only_there<P: Product>() {
     let server = Mysqld::<P>::start().unwrap();
     let credentials = server.url().rsplit_once('@').unwrap().0;
@@ -208,6 +276,7 @@ async fn server_closes_what_was_idle_for_too_long(server: &Access) {
     while one::<u64>(connections.shared().await.unwrap(), &gone).await != 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    all_become_idle().await;
     let second: u64 = one(connections.for_renewals().await.unwrap(), ID).await;
     assert_ne!(first, second);
 }
@@ -220,6 +289,13 @@ async fn server_says_what_it_is(server: &Access) {
     assert_eq!((flavour == Flavour::MariaDb, galera), (said.contains("MariaDB"), false));
     let (major, minor, patch) = version;
     assert!(said.starts_with(&format!("{major}.{minor}.{patch}")), "{said} {version:?}");
+}
+
+/// Lets no connection that is not in use seem to have been used just now.
+async fn all_become_idle() {
+    tokio::time::pause();
+    tokio::time::advance(IDLE).await;
+    tokio::time::resume();
 }
 
 /// The port of a shared server.
@@ -256,10 +332,12 @@ on!(mariadb, MariaDbProduct:
     connection_in_a_transaction_is_not_reused
     request_that_nobody_waits_for_closes_its_connection
     connection_that_was_killed_while_idle_is_replaced
+    packet_whose_answer_is_lost_is_repeated_only_where_it_was_hardly_executed
     server_closes_what_was_idle_for_too_long
     fresh_connection_that_is_cut_is_not_replaced
     wrong_password_and_unknown_database_are_told_at_once
     host_that_does_not_answer_is_given_up
+    idle_connections_to_a_host_that_hangs_are_not_tried
     server_says_what_it_is;
     connections_are_replaced_after_a_restart
     first_host_that_takes_writes_is_used
@@ -271,10 +349,12 @@ on!(mysql, MySqlProduct:
     connection_in_a_transaction_is_not_reused
     request_that_nobody_waits_for_closes_its_connection
     connection_that_was_killed_while_idle_is_replaced
+    packet_whose_answer_is_lost_is_repeated_only_where_it_was_hardly_executed
     server_closes_what_was_idle_for_too_long
     fresh_connection_that_is_cut_is_not_replaced
     wrong_password_and_unknown_database_are_told_at_once
     host_that_does_not_answer_is_given_up
+    idle_connections_to_a_host_that_hangs_are_not_tried
     server_says_what_it_is;
     connections_are_replaced_after_a_restart
     first_host_that_takes_writes_is_used
