@@ -234,7 +234,8 @@ impl MysqlBackend {
         }
         let mut packet = Packet::default();
         let done = self.tables.change(&mut packet, changes);
-        match send(self.connection(urgent).await?, &packet).await {
+        // A second time it would find what the first has changed.
+        match send(self.connection(urgent).await?.once(), &packet).await {
             Ok(answers) => {
                 Ok(Carried::Out(done.into_iter().map(|at| answers[at].affected == 1).collect()))
             }
