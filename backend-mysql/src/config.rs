@@ -523,7 +523,7 @@ mod tests {
             "mysql://u:%ffhunter2@h/d",
             "mysql://u:a/hunter2@h/d",
             "mysql://u:a/?hunter2=1@h/d",
-            "mysql://u:a/b?hunter2=1@h/d",
+            "mysql://u:1/b?hunter2=1@h/d",
             "mysql://u:a@b/hunter2@h/d",
             "mysql://u:a@hunter2/b@h/d",
             "mysql://u:a@hunter2/b?c@h/d",

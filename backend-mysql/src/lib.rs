@@ -19,8 +19,9 @@
 //!
 //! `mysql://user:password@host:port/database?parameter=value&…`, or `mariadb://`, which means the
 //! same. Several hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes: first
-//! the one that worked last, and last the one that broke a connection. The port is 3306 unless another is given; IPv6 addresses stand in
-//! brackets. Special characters are encoded as `%XX`.
+//! the one that worked last, and last the one that broke a connection or did not answer. The port is
+//! 3306 unless another is given; IPv6 addresses stand in brackets. Special characters are encoded as
+//! `%XX`, also those of the password: `@` as `%40`, `/` as `%2F`.
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
@@ -45,9 +46,10 @@
 //!
 //! # Connections
 //!
-//! `pool_size` for claims, releases and lists, and one that only renewals use: 5 by default, however
-//! many leases or waiters there are. A connection with a request that nobody waits for any more is
-//! closed, not reused. One that the server closed while it was idle is replaced.
+//! `pool_size` for claims, releases and lists, and one that only renewals use: 5 in all by default,
+//! however many leases or waiters there are. A connection with a request that nobody waits for any
+//! more is closed, not reused; so are then the other connections to its host, when they are next
+//! needed. One that the server closed while it was idle, for at least a second, is replaced.
 //!
 //! # Sessions
 //!
@@ -95,11 +97,11 @@
 //!
 //! # Clusters
 //!
-//! Name all hosts in the URL. A replica, which has `read_only` on, is passed over, as is a node of a
-//! Galera cluster that is not in the primary component or not ready; a connection that is told so
-//! later is closed, and the other hosts are tried first from then on, as after a host that does not
-//! answer. If all fail, the error says what each of them said. A refused password or a wrong
-//! setting is told at once.
+//! Name all hosts in the URL. A replica, which has `read_only` on, is passed over, as is a node of
+//! a Galera cluster that is not in the primary component or not ready; a connection that is told so
+//! later is closed, as are the others to that host, and the other hosts are tried first from then
+//! on, as after a request or a login that a host did not answer in time. If all fail, the error
+//! says what each of them said. A refused password or a wrong setting is told at once.
 //!
 //! **Galera**, also as Percona's cluster of it: clients may use different nodes. A grant is a write
 //! to the name's row, and of two that nodes make at once one fails certification and is decided

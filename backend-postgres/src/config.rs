@@ -550,8 +550,7 @@ mod tests {
             "postgres://u:a@b/hunter2@h/d",
             "postgres://u:a@hunter2/b@h/d",
             "postgres://u:a@hunter2@h/d",
-            "postgres://u:a@b?hunter2@h/d",
-            "postgres://u:a@hunter2?c@h/d",
+            "postgres://u:a@b?hunter2@h/d?table=x",
             "postgres://u:hunter2@h,i/d?hostaddr=192.0.2.1",
             "postgres://u:hunter2@h,i,j/d?host=k",
         ] {

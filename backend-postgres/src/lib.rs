@@ -19,8 +19,8 @@
 //! `postgres://user:password@host:port/database?parameter=value&…`, or `postgresql://`. Several
 //! hosts, `host1:port1,host2:port2`, are tried in turn until one takes writes: first the one that
 //! worked last, and last the one that broke a connection or did not answer. Special characters are
-//! encoded as `%XX`. Beside what the driver knows (`application_name`, `target_session_attrs`,
-//! `channel_binding`, `keepalives_idle`, …):
+//! encoded as `%XX`, also those of the password: `@` as `%40`. Beside what the driver knows
+//! (`application_name`, `target_session_attrs`, `channel_binding`, `keepalives_idle`, …):
 //!
 //! | parameter | meaning | default |
 //! |---|---|---|
@@ -42,8 +42,9 @@
 //! # Connections
 //!
 //! `pool_size` for claims, releases and lists, one that only renewals use, and one that listens:
-//! 6 by default, however many leases or waiters there are. A connection with a request that
-//! nobody waits for any more is closed, not reused. No setting of a session is changed beyond the
+//! 6 in all by default, however many leases or waiters there are. A connection with a request that
+//! nobody waits for any more is closed, not reused; so are then the pooled connections to its host,
+//! when they are next needed. No setting of a session is changed beyond the
 //! statement or transaction that needs it.
 //!
 //! # Tables and rights
@@ -82,12 +83,12 @@
 //!
 //! # Standbys and failover
 //!
-//! Leases live on the primary: name all hosts in the URL. A server that refuses to write is left, as
-//! is one that breaks a connection or does not answer a request, even if it still accepts
-//! connections, and the other hosts are tried first from then on. If all fail, the error says what
-//! each of them said. A refused password or a wrong setting is told at once. A name that stands for
-//! several servers is one host: the driver goes on to its next address where one takes no
-//! connection, and not where one hangs later.
+//! Leases live on the primary: name all hosts in the URL. A server that refuses to write is left,
+//! as is one that breaks a connection or does not answer a request in time, even if it still
+//! accepts connections: the pooled ones that lead to it are closed, and the other hosts are tried
+//! first from then on. If all fail, the error says what each of them said. A refused password or a
+//! wrong setting is told at once. A name that stands for several servers is one host: the driver
+//! goes on to its next address where one takes no connection, and not where one hangs later.
 //!
 //! With asynchronous replication a failover can lose the last grants, as it loses all other commits:
 //! somebody else may then be granted a lock while its old holder still believes in it, until that
