@@ -49,7 +49,7 @@
 //! `pool_size` for claims, releases and lists, and one that only renewals use: 5 in all by default,
 //! however many leases or waiters there are. A connection with a request that nobody waits for any
 //! more is closed, not reused; so are then the other connections to its host, when they are next
-//! needed. One that the server closed while it was idle, for at least a second, is replaced.
+//! needed. One that the server closed while it was idle is replaced.
 //!
 //! # Sessions
 //!

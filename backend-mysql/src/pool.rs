@@ -2,23 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
 use mysql_async::{Conn, Opts};
-use tokio::time::Instant;
 
 use crate::config::{MysqlConfig, SslMode};
 use crate::packet::{self, Answer};
 use crate::session::{self, Server};
 use crate::{NAME, error, tls};
-
-/// From when on a connection has been idle for long enough that a packet which finds it closed was
-/// hardly executed: what closes connections closed this one before.
-pub(crate) const IDLE: Duration = Duration::from_secs(1);
 
 /// The connections of one backend.
 pub(crate) struct Connections {
@@ -134,10 +128,9 @@ impl InUse {
     /// Gives one answer for each statement, or the first error of any. Those before it have been
     /// executed.
     ///
-    /// The packet has to be safe to repeat, as the engine repeats it. A connection that was found
-    /// closed after it had been idle for [`IDLE`] is replaced, once, and the packet sent on the new
-    /// one: that it was not executed before is likely but not known. [`once`](Self::once) prevents
-    /// this.
+    /// A reused connection that was found closed is replaced, once, and the packet sent on the new
+    /// one: that it was not executed before is likely but not known, so that it has to be safe to
+    /// repeat. [`once`](Self::once) prevents this.
     pub(crate) async fn run(mut self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
             unreachable!("it is taken only here, and in drop");
@@ -161,7 +154,7 @@ impl InUse {
             Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
         };
         if reusable {
-            object.last_used = Some(Instant::now());
+            object.was_used = true;
             drop(self.object.take());
         }
         result
@@ -184,21 +177,19 @@ struct Connection {
     conn: Conn,
     server: Server,
     origin: Origin,
-    /// When it was given back, if it ever was.
-    last_used: Option<Instant>,
+    /// Whether it was given back before, so that it may have been closed since.
+    was_used: bool,
 }
 
-/// Sends a packet, once more where that is allowed and the connection had been idle and was found
-/// closed.
+/// Sends a packet, once more where that is allowed and a reused connection was found closed.
 async fn send(
     object: &mut Object<Connector>,
     packet: &str,
     repeats: bool,
 ) -> Result<Vec<Answer>, mysql_async::Error> {
-    let was_idle = object.last_used.is_some_and(|then| then.elapsed() >= IDLE);
+    let repeats = repeats && object.was_used;
     let result = packet::send(&mut object.conn, packet).await;
-    if repeats && was_idle && result.as_ref().is_err_and(error::was_closed) && replace(object).await
-    {
+    if repeats && result.as_ref().is_err_and(error::was_closed) && replace(object).await {
         return packet::send(&mut object.conn, packet).await;
     }
     result
@@ -239,7 +230,7 @@ impl Manager for Connector {
     async fn create(&self) -> Result<Connection> {
         let (origin, (conn, server)) =
             self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))?;
-        Ok(Connection { conn, server, origin, last_used: None })
+        Ok(Connection { conn, server, origin, was_used: false })
     }
 
     /// The driver has no way to see that a server has closed an idle connection, other than to ask
