@@ -146,12 +146,10 @@ impl State {
     /// nothing that could be changed.
     pub(crate) fn change<'s>(&'s self, name: &'s LockName, now: Duration) -> Option<Change<'s>> {
         let row = self.row?;
-        let write = if self.ledger.entries == self.before.entries
-            && self.ledger.token == self.before.token
-        {
-            Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
-        } else {
+        let write = if self.is_decided() {
             Write::Row(Box::new(self.row_write()))
+        } else {
+            Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
         };
         let RowRead { id, version, expires_at } = row;
         Some(Change { name, id, version, expires_at, before: self.limit(now), write })
