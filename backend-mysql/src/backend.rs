@@ -47,8 +47,7 @@ impl MysqlBackend {
     pub async fn connect(config: MysqlConfig) -> Result<Self> {
         let backend =
             Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config };
-        let checked = async { backend.schema().await?.check(&backend.config) };
-        checked.await.map_err(|error: Error| error.with_operation("connect"))?;
+        backend.check().await.map_err(|error| error.with_operation("connect"))?;
         Ok(backend)
     }
 
@@ -95,6 +94,21 @@ impl MysqlBackend {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks the tables. A host that hangs is left for the next one, as while connecting.
+    async fn check(&self) -> Result<()> {
+        // To connect has a bound of its own, with a better message.
+        let patience = self.config.host_timeout() * 2;
+        for _ in self.config.addresses() {
+            if let Ok(schema) = tokio::time::timeout(patience, self.schema()).await {
+                return schema?.check(&self.config);
+            }
+        }
+        Err(error::unavailable(format!(
+            "{} did not answer in time: check the hosts, or raise connect_timeout",
+            self.connections.place()
+        )))
     }
 
     async fn schema(&self) -> Result<Schema> {
@@ -301,13 +315,16 @@ impl MysqlBackend {
         if urgent { self.connections.for_renewals().await } else { self.connections.shared().await }
     }
 
-    /// Asks what changes nothing, and asks again where a node of a cluster could not tell.
+    /// Asks what changes nothing, and asks again, perhaps on another host, where the connection
+    /// was closed or a node of a cluster could not tell.
     async fn read_only(&self, packet: &Packet) -> Result<Vec<Answer>> {
         let mut rounds = 0..ROUNDS;
         loop {
             match send(self.connections.shared().await?, packet).await {
                 Ok(answers) => return Ok(answers),
-                Err(error) if error::is_conflict(&error) && rounds.next().is_some() => {}
+                Err(error)
+                    if (error::is_conflict(&error) || error::was_closed(&error))
+                        && rounds.next().is_some() => {}
                 Err(error) => return Err(self.failed(error)),
             }
         }
