@@ -30,13 +30,7 @@ use database_locks_core::ledger::{Entry, Mark, Until};
 use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Share, Ttl};
 
 use crate::config::MysqlConfig;
-use crate::state::{Change, Write};
-
-/// In `locked_by` of a name that is held by shares. Its `attempt` is null then.
-pub(crate) const SHARED: &str = "(shared)";
-
-/// The expiry of a lease that never expires: 9999-01-01, which every client can read.
-pub(crate) const NEVER: Duration = Duration::from_secs(253_370_764_800);
+use crate::state::{Change, NEVER, Write};
 
 const NOW: &str = "UTC_TIMESTAMP(6)";
 

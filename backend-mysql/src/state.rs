@@ -16,7 +16,11 @@ use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 use uuid::Uuid;
 
-use crate::sql::{NEVER, SHARED};
+/// In `locked_by` of a name that is held by shares. Its `attempt` is null then.
+const SHARED: &str = "(shared)";
+
+/// The expiry of a lease that never expires: 9999-01-01, which every client can read.
+pub(crate) const NEVER: Duration = Duration::from_secs(253_370_764_800);
 
 /// What was read, and when by the server's clock.
 #[derive(Debug)]
