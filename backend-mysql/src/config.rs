@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use database_locks_core::{Error, ErrorKind, Result};
+use database_locks_core::{Error, ErrorKind, Result, identifier};
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
 
@@ -143,16 +143,7 @@ impl MysqlConfig {
     /// [`ErrorKind::InvalidOption`] unless it matches `[A-Za-z_][A-Za-z0-9_]*` and leaves room
     /// for the suffix within the 64 characters that MySQL allows: 58.
     pub fn table(mut self, table: &str) -> Result<Self> {
-        let starts = table.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !starts
-            || table.len() > 58
-            || !table.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        {
-            return Err(invalid(format!(
-                "the table name {table:?} cannot be used: give 1 to 58 ASCII letters, digits and \
-                 underscores, not starting with a digit"
-            )));
-        }
+        identifier::check("table", table, 58)?;
         table.clone_into(&mut self.table);
         Ok(self)
     }

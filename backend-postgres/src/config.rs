@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use database_locks_core::{Error, ErrorKind, Result};
+use database_locks_core::{Error, ErrorKind, Result, identifier};
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::{
     Host, LoadBalanceHosts, SslMode as DriverSslMode, TargetSessionAttrs,
@@ -135,7 +135,7 @@ impl PostgresConfig {
     /// [`ErrorKind::InvalidOption`] unless it matches `[A-Za-z_][A-Za-z0-9_]*` and leaves room
     /// for the suffixes within the 63 bytes that Postgres allows: 53 bytes.
     pub fn table(mut self, table: &str) -> Result<Self> {
-        check_identifier("table", table, 53)?;
+        identifier::check("table", table, 53)?;
         table.clone_into(&mut self.table);
         Ok(self)
     }
@@ -146,7 +146,7 @@ impl PostgresConfig {
     ///
     /// [`ErrorKind::InvalidOption`] unless it matches `[A-Za-z_][A-Za-z0-9_]{0,62}`.
     pub fn schema(mut self, schema: &str) -> Result<Self> {
-        check_identifier("schema", schema, 63)?;
+        identifier::check("schema", schema, 63)?;
         self.schema = Some(schema.to_owned());
         Ok(self)
     }
@@ -419,20 +419,6 @@ impl PostgresConfig {
         one.connect_timeout(self.host_timeout() / if is_name { 2 } else { 1 });
         one
     }
-}
-
-fn check_identifier(what: &str, name: &str, longest: usize) -> Result<()> {
-    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    if starts
-        && name.len() <= longest
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "the {what} name {name:?} cannot be used: give 1 to {longest} ASCII letters, digits and \
-         underscores, not starting with a digit"
-    )))
 }
 
 fn unreadable(error: &tokio_postgres::Error) -> String {

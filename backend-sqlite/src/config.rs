@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use database_locks_core::{Error, ErrorKind, Result};
+use database_locks_core::{Error, ErrorKind, Result, identifier};
 use percent_encoding::percent_decode_str;
 
 /// Where a [`SqliteBackend`](crate::SqliteBackend) keeps its leases.
@@ -89,19 +89,12 @@ impl SqliteConfig {
     /// letters, digits and `_`, all ASCII, and does not start with `sqlite_`.
     pub fn with_table(mut self, table: impl Into<String>) -> Result<Self> {
         self.table = table.into();
-        let mut bytes = self.table.bytes();
-        let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        let reserved = self.table.to_ascii_lowercase().starts_with("sqlite_");
-        if !first
-            || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            || self.table.len() > 63
-            || reserved
-        {
+        identifier::check("table", &self.table, 63)?;
+        if self.table.to_ascii_lowercase().starts_with("sqlite_") {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
                 format!(
-                    "the table name {:?} cannot be used: give a letter or `_` and at most 62 \
-                     letters, digits or `_` after it, and do not start with `sqlite_`",
+                    "the table name {:?} cannot be used: SQLite keeps `sqlite_` for itself",
                     self.table
                 ),
             ));

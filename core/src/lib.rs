@@ -22,6 +22,7 @@ pub mod backend;
 pub mod clock;
 pub mod error;
 pub mod hosts;
+pub mod identifier;
 pub mod identity;
 pub mod ledger;
 pub mod loss;
