@@ -1,7 +1,7 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
@@ -15,7 +15,7 @@ use crate::error;
 use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
-use crate::sql::{From, Packet, ReadAt, Tables};
+use crate::sql::{Packet, ReadAt, Start, Tables};
 use crate::state::{Change, Snapshot, State};
 
 /// How often what others have changed in the meantime is decided again, within one request.
@@ -45,8 +45,7 @@ impl MysqlBackend {
     /// is not possible as configured, [`ErrorKind::Unsupported`] for a server that is too old,
     /// has settings that cannot be made safe, or keeps the tables in a way that is not.
     pub async fn connect(config: MysqlConfig) -> Result<Self> {
-        let backend =
-            Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config };
+        let backend = Self::new(config)?;
         backend.check().await.map_err(|error| error.with_operation("connect"))?;
         Ok(backend)
     }
@@ -65,7 +64,7 @@ impl MysqlBackend {
     pub async fn migrate(&self) -> Result<()> {
         let migrated = async {
             // Others may do the same: what they have done by now is seen the next time.
-            for _ in 0..ROUNDS {
+            for _ in 0..3 {
                 let schema = self.schema().await?;
                 if schema.is_complete() && schema.adoption(&self.config).is_none() {
                     return Ok(());
@@ -77,9 +76,11 @@ impl MysqlBackend {
                     self.define(&alter).await?;
                 }
             }
+            let rest = self.schema().await?.adoption(&self.config);
+            let rest = rest.unwrap_or_else(|| "columns of the table of shares".to_owned());
             Err(Error::new(
-                ErrorKind::Backend,
-                "the tables are not as they were made: is somebody changing them?",
+                ErrorKind::Unsupported,
+                format!("the tables still lack something ({rest}): is the server new enough?"),
             )
             .with_backend(crate::NAME))
         };
@@ -94,6 +95,11 @@ impl MysqlBackend {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Connects to nothing yet.
+    pub(crate) fn new(config: MysqlConfig) -> Result<Self> {
+        Ok(Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config })
     }
 
     /// Checks the tables. A host that hangs is left for the next one, as while connecting.
@@ -178,9 +184,10 @@ impl MysqlBackend {
 
     /// Makes rows for names that have none, unless somebody else holds that up.
     async fn make(&self, names: &BTreeSet<&LockName>) -> Result<()> {
-        let names = shuffled(names);
+        let names = shuffled(names.iter().copied());
         // One that is held up fails its whole statement: one by one, those before it come through.
-        for at_once in [names.len(), 1] {
+        let sizes = if names.len() == 1 { &[1][..] } else { &[names.len(), 1] };
+        for &at_once in sizes {
             let mut packet = Packet::default();
             for names in names.chunks(at_once) {
                 self.tables.make(&mut packet, names);
@@ -221,12 +228,16 @@ impl MysqlBackend {
         let (done, is_held_up) = match self.carry_out(urgent, &changes).await? {
             Carried::Out(done) => (done, false),
             Carried::Nothing => (vec![false; changes.len()], false),
-            // What holds up one of them must not hold up the others.
+            // What holds up one of them must not hold up the others: one by one, in another order
+            // each time, those before it come through.
             Carried::HeldUp if changes.len() > 1 => {
-                let mut done = Vec::with_capacity(changes.len());
-                for change in changes.chunks(1) {
-                    let carried = self.carry_out(urgent, change).await?;
-                    done.push(matches!(carried, Carried::Out(done) if done == [true]));
+                let mut done = vec![false; changes.len()];
+                for i in shuffled(0..changes.len()) {
+                    match self.carry_out(urgent, &changes[i..=i]).await? {
+                        Carried::Out(carried) => done[i] = carried == [true],
+                        Carried::Nothing => {}
+                        Carried::HeldUp => break,
+                    }
                 }
                 (done, true)
             }
@@ -350,8 +361,9 @@ impl LockBackend for MysqlBackend {
                 match self.take(claim).await? {
                     Taken::Granted(token) => return Ok(vec![Verdict::Granted(token)]),
                     Taken::Open(snapshot) => seen = Some(snapshot),
-                    Taken::Contended => made = true,
+                    Taken::Contended => {}
                 }
+                made = true;
             }
             let claims: Vec<&Claim> = claims.iter().collect();
             self.decide(&ACQUIRE, &claims, seen, made).await
@@ -384,8 +396,8 @@ impl LockBackend for MysqlBackend {
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let after = query.after.as_ref().map(|(name, attempt)| (name.as_str(), *attempt));
         let mut first = match after {
-            Some((name, _)) if name >= query.prefix.as_str() => From::Name(name.into()),
-            _ => From::Prefix,
+            Some((name, _)) if name >= query.prefix.as_str() => Start::Name(name.into()),
+            _ => Start::Prefix,
         };
         let mut page = Vec::new();
         let list = async {
@@ -403,7 +415,7 @@ impl LockBackend for MysqlBackend {
                 }
                 match snapshot.last {
                     None => break,
-                    Some(last) => first = From::After(last),
+                    Some(last) => first = Start::After(last),
                 }
             }
             page.truncate(limit);
@@ -500,11 +512,11 @@ fn pause(round: u32) -> Duration {
 }
 
 /// In another order each time, so that none of them is always behind the same.
-fn shuffled<'n>(names: &BTreeSet<&'n LockName>) -> Vec<&'n LockName> {
-    let mut names: Vec<_> = names.iter().copied().collect();
+fn shuffled<T: Hash>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
     let order = RandomState::new();
-    names.sort_by_cached_key(|name| order.hash_one(name.as_str()));
-    names
+    items.sort_by_cached_key(|item| order.hash_one(item));
+    items
 }
 
 async fn send(

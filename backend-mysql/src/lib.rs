@@ -1,5 +1,5 @@
 //! Leases that hold on MySQL, MariaDB and Galera clusters of either: a
-//! [`LockBackend`](database_locks_core::LockBackend) on `mysql_async` and deadpool. MySQL 8.0.1 or
+//! [`LockBackend`](database_locks_core::LockBackend) on `mysql_async` and deadpool. MySQL 8.0 or
 //! MariaDB 10.6, or newer.
 //!
 //! ```no_run
@@ -56,7 +56,7 @@
 //! Whatever the server's defaults and its `init_connect` are, each session sets for itself what its
 //! statements rely on, and reads it back: `autocommit`, `completion_type`, the time zone and clock,
 //! `READ COMMITTED` and `READ WRITE`, a strict `sql_mode` without the modes that change what
-//! statements mean, the character set, the timeouts of row locks (1 s), of table locks (5 s) and of
+//! statements mean, the character set, the timeouts of row locks (1 s), of table locks (2 s) and of
 //! statements (none), `sql_select_limit`, `sql_safe_updates` and the like; on a Galera cluster,
 //! `wsrep_sync_wait=1` and `wsrep_dirty_reads=OFF`. What cannot be made safe is refused with an
 //! error that names the setting: a server that is too old, and `binlog_format=STATEMENT`, with which
@@ -138,6 +138,16 @@ pub use config::{MysqlConfig, SslMode};
 
 /// The backend's name in errors and logs.
 const NAME: &str = "mysql";
+
+/// Makes the tables, or mends them: as [`MysqlBackend::migrate`], but also where
+/// [`MysqlBackend::connect`] refuses the tables that are there.
+///
+/// # Errors
+///
+/// As of [`MysqlBackend::migrate`].
+pub async fn migrate(config: MysqlConfig) -> database_locks_core::Result<()> {
+    MysqlBackend::new(config)?.migrate().await
+}
 
 /// The schema as SQL, for people who run their own migrations. Each statement may be repeated.
 ///

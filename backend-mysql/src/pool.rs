@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
-use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
+use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
 use mysql_async::{Conn, Opts};
+use tokio::time::Instant;
 
 use crate::config::{MysqlConfig, SslMode};
 use crate::packet::{self, Answer};
@@ -34,9 +35,14 @@ impl Connections {
         let hosts = Hosts::new(hosts.collect(), 0, config.host_timeout());
         let connector = Connector(Arc::new(hosts));
         let pool = |size| {
-            Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
-                Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
-            })
+            Pool::builder(connector.clone())
+                .max_size(size)
+                // The one that was used last is the least likely to have been closed since.
+                .queue_mode(QueueMode::Lifo)
+                .build()
+                .map_err(|error| {
+                    Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
+                })
         };
         Ok(Self { shared: pool(config.connections())?, renewals: pool(1)?, place: config.place() })
     }
@@ -58,7 +64,7 @@ impl Connections {
 
     async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
         match pool.get().await {
-            Ok(object) => Ok(InUse { object: Some(object), repeats: true }),
+            Ok(object) => Ok(InUse { object: Some(object), since: Instant::now(), repeats: true }),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
         }
     }
@@ -74,6 +80,7 @@ impl fmt::Debug for Connections {
 /// because a request that nobody waits for any more may still be at work on it.
 pub(crate) struct InUse {
     object: Option<Object<Connector>>,
+    since: Instant,
     /// Whether a packet that found the connection closed may be sent again.
     repeats: bool,
 }
@@ -149,8 +156,15 @@ impl InUse {
         };
         let reusable = match &result {
             Ok(_) => !in_transaction(&object.conn),
-            Err(failed) if error::breaks_connection(failed) => false,
-            Err(failed) if object.server.galera && error::waited_in_vain(failed) => false,
+            Err(failed)
+                if error::breaks_connection(failed)
+                    || object.server.galera && error::waited_in_vain(failed) =>
+            {
+                if let Some(pool) = Object::pool(object) {
+                    pool.manager().0.pass_over(object.origin);
+                }
+                false
+            }
             Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
         };
         if reusable {
@@ -165,7 +179,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().0.pass_over(object.origin);
+                pool.manager().0.give_up(object.origin, self.since);
             }
             drop(Object::take(object));
         }

@@ -83,6 +83,8 @@ struct Column {
     collation: Option<String>,
     /// How many digits a second has.
     precision: Option<u8>,
+    /// How many bytes fit.
+    length: Option<u64>,
 }
 
 /// Makes the tables where they are missing.
@@ -109,7 +111,7 @@ impl Schema {
         let [lock, share] = config.table_names();
         format!(
             "SELECT t.table_name, t.engine, c.column_name, c.data_type, c.collation_name, \
-             c.datetime_precision FROM information_schema.tables t \
+             c.datetime_precision, c.character_octet_length FROM information_schema.tables t \
              JOIN information_schema.columns c \
                ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
              WHERE t.table_schema = CONVERT(x'{database}' USING utf8mb4) \
@@ -139,6 +141,7 @@ impl Schema {
                 data_type: get(row, 3)?,
                 collation: get(row, 4)?,
                 precision: get(row, 5)?,
+                length: get(row, 6)?,
             };
             schema.columns.insert((of, name.to_lowercase()), column);
         }
@@ -195,8 +198,10 @@ impl Schema {
     }
 
     fn has_all_letters(&self) -> bool {
-        self.column(Table::Lock, "locked_by")
-            .is_some_and(|label| label.collation.as_ref().is_none_or(|c| c.starts_with("utf8mb4")))
+        self.column(Table::Lock, "locked_by").is_some_and(|label| {
+            label.length >= Some(255)
+                && label.collation.as_ref().is_none_or(|c| c.starts_with("utf8mb4"))
+        })
     }
 
     fn has_exact_times(&self) -> bool {

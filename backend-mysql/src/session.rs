@@ -44,7 +44,7 @@ const PINS: &[Pin] = &[
     ),
     // Seconds to wait for a row and for a table: less than a lease lives.
     Pin("innodb_lock_wait_timeout", "1", "1"),
-    Pin("lock_wait_timeout", "5", "5"),
+    Pin("lock_wait_timeout", "2", "2"),
     // Nothing is left out of a result, or compared by its first bytes only.
     Pin("sql_select_limit", "18446744073709551615", "18446744073709551615"),
     Pin("max_sort_length", "1024", "1024"),
@@ -152,7 +152,7 @@ fn first_packet() -> String {
         let _ = write!(packet, ", {name} = {value}");
     }
     // Each of them is a comment to the other one.
-    for (condition, pins) in [("/*!80001", MYSQL_PINS), ("/*M!100600", MARIADB_PINS)] {
+    for (condition, pins) in [("/*!80000", MYSQL_PINS), ("/*M!100600", MARIADB_PINS)] {
         let _ = write!(packet, " {condition}");
         for Pin(name, value, _) in pins {
             let _ = write!(packet, ", {name} = {value}");
@@ -217,7 +217,7 @@ impl<'a> Variables<'a> {
             self.unsupported(format!("has a version that cannot be read, {text:?}"))
         })?;
         let (oldest, least) = match flavour {
-            Flavour::MySql => ((8, 0, 1), "MySQL 8.0.1"),
+            Flavour::MySql => ((8, 0, 0), "MySQL 8.0"),
             Flavour::MariaDb => ((10, 6, 0), "MariaDB 10.6"),
         };
         if version < oldest {

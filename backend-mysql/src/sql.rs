@@ -18,9 +18,9 @@
 //!   cannot skip locked rows itself.
 //! - **Each statement is right by itself.** A node of a Galera cluster may roll a transaction back
 //!   in the middle of a packet without a word, and run what follows outside of any. So whatever
-//!   writes repeats the whole condition, shares are written only where the name's row is as the
-//!   statement before has left it, and `pool.rs` finds out whether the transaction was whole. What
-//!   is one statement needs no transaction.
+//!   writes repeats the whole condition, does nothing unless its transaction is open, and writes
+//!   shares only where the name's row is as the statement before has left it; and `pool.rs` finds
+//!   out whether the transaction was whole. What is one statement needs no transaction.
 //! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes.
 
 use std::fmt::{Display, Write as _};
@@ -34,8 +34,12 @@ use crate::state::{Change, NEVER, Write};
 
 const NOW: &str = "UTC_TIMESTAMP(6)";
 
-/// The row that the statements of a transaction have locked, null for none.
+/// The row that the statement before has locked, null for none.
 const ROW: &str = "@database_locks_row";
+
+/// Part of each condition under which a statement of a transaction writes: it does nothing once the
+/// transaction is gone. Only MariaDB, which rolls back without a word, reads it.
+const WHOLE: &str = "/*M! AND @@in_transaction */";
 
 /// Statements that are sent as one.
 #[derive(Debug, Default)]
@@ -135,14 +139,14 @@ impl Tables {
         &self,
         packet: &mut Packet,
         query: &ListQuery,
-        first: &From,
+        first: &Start,
         limit: usize,
     ) -> ReadAt {
         let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
         let start = match first {
-            From::Prefix => format!("name >= {}", hex(query.prefix.as_bytes())),
-            From::Name(name) => format!("name >= {}", hex(name)),
-            From::After(name) => format!("name > {}", hex(name)),
+            Start::Prefix => format!("name >= {}", hex(query.prefix.as_bytes())),
+            Start::Name(name) => format!("name >= {}", hex(name)),
+            Start::After(name) => format!("name > {}", hex(name)),
         };
         let length = query.prefix.len();
         let page = format!(
@@ -215,9 +219,12 @@ impl Tables {
         leases: impl ExactSizeIterator<Item = &'l LeaseId>,
     ) -> Vec<usize> {
         let lock = &self.lock;
-        if leases.len() > 1 {
+        let whole = if leases.len() > 1 {
             packet.begin();
-        }
+            WHOLE
+        } else {
+            ""
+        };
         leases
             .map(|lease| {
                 let alive = format!(
@@ -235,7 +242,7 @@ impl Tables {
                 ));
                 packet.add(format_args!(
                     "UPDATE {lock} SET version = version + 1, expires_at = NULL, \
-                     lease_expires_at = NULL, touched_at = {NOW} WHERE id = {ROW} AND {alive}"
+                     lease_expires_at = NULL, touched_at = {NOW} WHERE id = {ROW} AND {alive} {whole}"
                 ))
             })
             .collect()
@@ -281,11 +288,12 @@ impl Tables {
                 )
             }
             Write::Nothing => {
-                let done =
-                    packet.add(format_args!("DELETE FROM {lock} WHERE id = {ROW} AND {unchanged}"));
+                let done = packet.add(format_args!(
+                    "DELETE FROM {lock} WHERE id = {ROW} AND {unchanged} {WHOLE}"
+                ));
                 packet.add(format_args!(
                     "DELETE FROM {share} WHERE name = {name} AND {ROW} IS NOT NULL \
-                     AND NOT EXISTS (SELECT 1 FROM {lock} WHERE name = {name})"
+                     AND NOT EXISTS (SELECT 1 FROM {lock} WHERE name = {name}) {WHOLE}"
                 ));
                 return done;
             }
@@ -313,11 +321,12 @@ impl Tables {
         };
         let done = packet.add(format_args!(
             "UPDATE {lock} SET version = version + 1, {columns} \
-             WHERE id = {ROW} AND {unchanged}{in_time}"
+             WHERE id = {ROW} AND {unchanged}{in_time} {WHOLE}"
         ));
         if let Write::Row(row) = &change.write {
             let written = format!(
-                "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {})",
+                "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {}) \
+                 {WHOLE}",
                 change.version + 1,
                 moment(row.touched_at),
             );
@@ -371,7 +380,7 @@ impl Tables {
 
 /// Where a list goes on.
 #[derive(Debug)]
-pub(crate) enum From {
+pub(crate) enum Start {
     Prefix,
     Name(Vec<u8>),
     After(Vec<u8>),

@@ -8,6 +8,7 @@ use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
@@ -67,7 +68,7 @@ impl Connections {
 
     async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
         match pool.get().await {
-            Ok(object) => Ok(InUse(Some(object))),
+            Ok(object) => Ok(InUse { object: Some(object), since: Instant::now() }),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
         }
     }
@@ -81,7 +82,10 @@ impl fmt::Debug for Connections {
 
 /// A pooled connection with a request on it. Unless it is given back it is closed when dropped,
 /// because a request that nobody waits for any more may still be at work on it.
-pub(crate) struct InUse(Option<Object<Connector>>);
+pub(crate) struct InUse {
+    object: Option<Object<Connector>>,
+    since: Instant,
+}
 
 impl InUse {
     /// Runs a request and gives the connection back, unless the request broke it.
@@ -89,10 +93,12 @@ impl InUse {
         mut self,
         request: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, tokio_postgres::Error> {
-        let Some(object) = &self.0 else { unreachable!("it is taken only here and in drop") };
+        let Some(object) = &self.object else { unreachable!("it is taken only here and in drop") };
         let result = request(&object.client).await;
         if !result.as_ref().is_err_and(error::breaks_connection) {
-            drop(self.0.take());
+            drop(self.object.take());
+        } else if let Some(pool) = Object::pool(object) {
+            pool.manager().0.pass_over(object.origin);
         }
         result
     }
@@ -100,9 +106,9 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.object.take() {
             if let Some(pool) = Object::pool(&object) {
-                pool.manager().0.pass_over(object.origin);
+                pool.manager().0.give_up(object.origin, self.since);
             }
             drop(Object::take(object));
         }

@@ -4,7 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long a host that is only busy may take.
+const HANGS: Duration = Duration::from_secs(1);
 
 /// The hosts that a backend may connect to, and which of them goes first.
 ///
@@ -69,7 +74,9 @@ impl<H: fmt::Display> Hosts<H> {
         let start = self.first.load(Ordering::Relaxed);
         // Only this one has all the time of its attempt. Another is passed over once it has failed,
         // lest one that was hardly asked gives way to one that hangs.
-        let mut if_dropped = IfDropped { hosts: self, begun_with: Some(self.origin(start)) };
+        #[expect(clippy::disallowed_methods, reason = "no lease is judged by this clock")]
+        let begun_with = Some((self.origin(start), Instant::now()));
+        let mut if_dropped = IfDropped { hosts: self, begun_with };
         let mut failures = Vec::new();
         for at in (start..self.all.len()).chain(0..start) {
             let host = &self.all[at].host;
@@ -103,6 +110,15 @@ impl<H: fmt::Display> Hosts<H> {
         Err(together(failures))
     }
 
+    /// [Passes over](Self::pass_over) the host of a connection with a request on it that nobody waits
+    /// for any more, if it had since `since` at least a second to answer: who has less time gives up
+    /// on hosts that are only busy, too.
+    pub fn give_up(&self, origin: Origin, since: Instant) {
+        if since.elapsed() >= HANGS {
+            self.pass_over(origin);
+        }
+    }
+
     /// Lets another host go first from now on, and makes all connections to this one stale, because
     /// this one has broken it, or did not answer a request in time. A connection that is stale
     /// already says nothing new, and changes nothing.
@@ -134,13 +150,13 @@ impl<H: fmt::Display> Hosts<H> {
 /// Passes a host over when an attempt is dropped that has begun with it, and is still trying it.
 struct IfDropped<'a, H: fmt::Display> {
     hosts: &'a Hosts<H>,
-    begun_with: Option<Origin>,
+    begun_with: Option<(Origin, Instant)>,
 }
 
 impl<H: fmt::Display> Drop for IfDropped<'_, H> {
     fn drop(&mut self) {
-        if let Some(host) = self.begun_with {
-            self.hosts.pass_over(host);
+        if let Some((host, since)) = self.begun_with {
+            self.hosts.give_up(host, since);
         }
     }
 }

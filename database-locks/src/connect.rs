@@ -67,9 +67,7 @@ pub async fn migrate(url: &str) -> Result<()> {
             database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
         }
         #[cfg(feature = "mysql")]
-        Target::Mysql(config) => {
-            database_locks_mysql::MysqlBackend::connect(*config).await?.migrate().await
-        }
+        Target::Mysql(config) => database_locks_mysql::migrate(*config).await,
     }
 }
 
