@@ -228,15 +228,19 @@ impl MysqlBackend {
         let (done, is_held_up) = match self.carry_out(urgent, &changes).await? {
             Carried::Out(done) => (done, false),
             Carried::Nothing => (vec![false; changes.len()], false),
-            // What holds up one of them must not hold up the others: one by one, in another order
-            // each time, those before it come through.
+            // What holds up one of them must not hold up the others. Where it is more than one, those
+            // before the second come through, which are others each time.
             Carried::HeldUp if changes.len() > 1 => {
                 let mut done = vec![false; changes.len()];
+                let mut held_up = 0;
                 for i in shuffled(0..changes.len()) {
                     match self.carry_out(urgent, &changes[i..=i]).await? {
                         Carried::Out(carried) => done[i] = carried == [true],
                         Carried::Nothing => {}
-                        Carried::HeldUp => break,
+                        Carried::HeldUp => held_up += 1,
+                    }
+                    if held_up > 1 {
+                        break;
                     }
                 }
                 (done, true)

@@ -292,7 +292,7 @@ impl Tables {
                     "DELETE FROM {lock} WHERE id = {ROW} AND {unchanged} {WHOLE}"
                 ));
                 packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = {name} AND {ROW} IS NOT NULL \
+                    "DELETE FROM {share} WHERE name = IF({ROW} IS NULL, NULL, {name}) \
                      AND NOT EXISTS (SELECT 1 FROM {lock} WHERE name = {name}) {WHOLE}"
                 ));
                 return done;
@@ -324,6 +324,8 @@ impl Tables {
              WHERE id = {ROW} AND {unchanged}{in_time} {WHOLE}"
         ));
         if let Write::Row(row) = &change.write {
+            // Otherwise rows would be locked before it is seen that they must not be written.
+            let of = format!("IF({ROW} IS NULL, NULL, {name})");
             let written = format!(
                 "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {}) \
                  {WHOLE}",
@@ -333,7 +335,7 @@ impl Tables {
             if !row.gone_shares.is_empty() {
                 let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
                 packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = {name} AND attempt IN ({}) AND {written}",
+                    "DELETE FROM {share} WHERE name = {of} AND attempt IN ({}) AND {written}",
                     list(gone)
                 ));
             }
@@ -356,7 +358,7 @@ impl Tables {
                 let [expires_at, touched_at] = until_columns(entry, row.touched_at);
                 packet.add(format_args!(
                     "UPDATE {share} SET expires_at = {expires_at}, touched_at = {touched_at} \
-                     WHERE name = {name} AND attempt = {} AND {written}",
+                     WHERE name = {of} AND attempt = {} AND {written}",
                     hex(entry.attempt.as_uuid().as_bytes()),
                 ));
             }

@@ -120,6 +120,8 @@ impl Case {
         let mut lockers = Vec::new();
         for node in &self.store.nodes {
             let mut locker = common::connect(node).await;
+            // What other nodes have written before would undo the transaction when it gets here.
+            locker.query_drop("SET SESSION wsrep_sync_wait = 1; SELECT 1").await.ok();
             locker.query_drop("START TRANSACTION").await?;
             let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
             locker.exec_drop(sql, (name.as_str().as_bytes(),)).await?;

@@ -178,9 +178,11 @@ async fn hostile_defaults_of_the_session_change_nothing() {
                 granted
             }));
         }
+        let mut granted = 0;
         for task in tasks {
-            assert!(task.await.unwrap() > 0);
+            granted += task.await.unwrap();
         }
+        assert!(granted > 0);
         let held = hold(&hostile, &claim(isolation)).await;
         let seen = admin
             .list(&ListQuery { prefix: isolation.to_owned(), ..ListQuery::default() })

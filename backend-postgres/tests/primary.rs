@@ -93,7 +93,7 @@ async fn lease_that_the_standby_has_is_kept_over_a_failover_from_a_primary_that_
     let ttl = Ttl::new(Duration::from_mins(1)).unwrap();
     let renewals = [Renewal { lease, ttl }];
     // Any time is long enough to have asked the primary.
-    let given_up = timeout(Duration::from_secs(1), backend.renew(&renewals)).await;
+    let given_up = timeout(Duration::from_secs(2), backend.renew(&renewals)).await;
     assert!(given_up.is_err(), "{given_up:?}");
     pair.standby.control(&["promote"]).unwrap();
     let renewed = timeout(Duration::from_mins(1), backend.renew(&renewals)).await;

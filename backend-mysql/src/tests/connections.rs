@@ -233,7 +233,7 @@ async fn idle_connections_to_a_host_that_hangs_are_not_tried(server: &Access) {
     one::<u64>(connections.for_renewals().await.unwrap(), ID).await;
 
     proxy.black_hole();
-    let given_up = timeout(Duration::from_secs(1), shared().await.run(ID)).await;
+    let given_up = timeout(Duration::from_secs(2), shared().await.run(ID)).await;
     assert!(given_up.is_err(), "{given_up:?}");
     for _ in 0..4 {
         timeout(PATIENCE, one::<u64>(shared().await, ID)).await.unwrap();
