@@ -48,8 +48,8 @@
 //!
 //! `pool_size` for claims, releases and lists, and one that only renewals use: 5 in all by default,
 //! however many leases or waiters there are. A connection with a request that nobody waits for any
-//! more is closed, not reused; so are then the other connections to its host, when they are next
-//! needed. One that the server closed while it was idle is replaced.
+//! more is closed, not reused; so are then, if the host had at least a second to answer, the other
+//! connections to it, when they are next needed. One that the server closed while it was idle is replaced.
 //!
 //! # Sessions
 //!
@@ -103,8 +103,8 @@
 //! on, as after a request or a login that a host did not answer in time. If all fail, the error
 //! says what each of them said. A refused password or a wrong setting is told at once.
 //!
-//! **Galera**, also as Percona's cluster of it: clients may use different nodes. A grant is a write
-//! to the name's row, and of two that nodes make at once one fails certification and is decided
+//! **Galera**, tested as MariaDB's and not as Percona's: clients may use different nodes. A grant is
+//! a write to the name's row, and of two that nodes make at once one fails certification and is decided
 //! again. Reads wait for what other nodes have committed (`wsrep_sync_wait`), so that no stale one
 //! decides. Two things have to be chosen:
 //!

@@ -102,9 +102,8 @@ impl InUse {
         }
     }
 
-    /// As [`run`](Self::run), for statements that begin a transaction, which it commits. Nothing of
-    /// it is done where this fails, unless the connection does; or else some of it may have been,
-    /// each statement by itself.
+    /// As [`run`](Self::run), for statements that begin a transaction, which it commits. Where this
+    /// fails nothing of it is done, unless the connection failed: then that is not known.
     ///
     /// A node of a Galera cluster rolls a transaction back when another node has changed a row of
     /// it. If that happens in the middle of a packet of statements, MariaDB reports no error, and
@@ -116,7 +115,7 @@ impl InUse {
         packet: &str,
     ) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
-            unreachable!("it is taken only when it is given back, and in drop");
+            unreachable!("it is taken only by give_back, and in drop");
         };
         if !object.server.galera {
             return self.run(&format!("{packet};\nCOMMIT")).await;
@@ -140,7 +139,7 @@ impl InUse {
     /// repeat. [`once`](Self::once) prevents this.
     pub(crate) async fn run(mut self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
-            unreachable!("it is taken only here, and in drop");
+            unreachable!("it is taken only by give_back, and in drop");
         };
         let result = send(object, packet, self.repeats).await;
         self.give_back(result).await
@@ -152,7 +151,7 @@ impl InUse {
         result: Result<Vec<Answer>, mysql_async::Error>,
     ) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
-            unreachable!("it is taken only here, and in drop");
+            unreachable!("it is taken only by give_back, and in drop");
         };
         let reusable = match &result {
             Ok(_) => !in_transaction(&object.conn),

@@ -7,6 +7,7 @@ use database_locks_core::{Error, ErrorKind, Result};
 use mysql_async::Row;
 
 use crate::config::MysqlConfig;
+use crate::sql::hex;
 use crate::state::get;
 
 /// The engine that has row locks and transactions.
@@ -83,7 +84,7 @@ struct Column {
     collation: Option<String>,
     /// How many digits a second has.
     precision: Option<u8>,
-    /// How many bytes fit.
+    /// How many characters fit, or bytes where it has bytes.
     length: Option<u64>,
 }
 
@@ -107,14 +108,14 @@ impl Schema {
     /// Asks for what [`read`](Self::read) takes. Not of the session's database, which an
     /// `init_connect` may have changed.
     pub(crate) fn query(config: &MysqlConfig) -> String {
-        let database: String = config.database().bytes().map(|b| format!("{b:02x}")).collect();
+        let database = hex(config.database().as_bytes());
         let [lock, share] = config.table_names();
         format!(
             "SELECT t.table_name, t.engine, c.column_name, c.data_type, c.collation_name, \
-             c.datetime_precision, c.character_octet_length FROM information_schema.tables t \
+             c.datetime_precision, c.character_maximum_length FROM information_schema.tables t \
              JOIN information_schema.columns c \
                ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
-             WHERE t.table_schema = CONVERT(x'{database}' USING utf8mb4) \
+             WHERE t.table_schema = CONVERT({database} USING utf8mb4) \
                AND t.table_name IN ('{lock}', '{share}')"
         )
     }
@@ -192,8 +193,10 @@ impl Schema {
     fn has_exact_names(&self) -> bool {
         self.column(Table::Lock, "name").is_some_and(|name| {
             let collation = name.collation.as_deref().unwrap_or_default();
-            name.data_type.eq_ignore_ascii_case("varbinary")
-                || EXACT_COLLATIONS.contains(&collation)
+            // What does not fit would be cut, and be another name.
+            name.length >= Some(255)
+                && (name.data_type.eq_ignore_ascii_case("varbinary")
+                    || EXACT_COLLATIONS.contains(&collation))
         })
     }
 

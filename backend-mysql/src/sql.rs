@@ -424,7 +424,8 @@ fn text(text: &str) -> String {
     format!("_utf8mb4 {}", hex(text.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as a literal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut literal = String::with_capacity(2 * bytes.len() + 3);
     literal.push_str("x'");
     for byte in bytes {

@@ -43,9 +43,9 @@
 //!
 //! `pool_size` for claims, releases and lists, one that only renewals use, and one that listens:
 //! 6 in all by default, however many leases or waiters there are. A connection with a request that
-//! nobody waits for any more is closed, not reused; so are then the pooled connections to its host,
-//! when they are next needed. No setting of a session is changed beyond the
-//! statement or transaction that needs it.
+//! nobody waits for any more is closed, not reused; so are then, if the host had at least a second to
+//! answer, the pooled connections to it, when they are next needed. No setting of a session is
+//! changed beyond the statement or transaction that needs it.
 //!
 //! # Tables and rights
 //!

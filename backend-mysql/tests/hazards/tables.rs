@@ -79,9 +79,9 @@ async fn table_of_an_engine_without_row_locks_is_refused(kind: Kind) {
 async fn table_of_a_django_app_is_made_exact(kind: Kind) {
     let store = Store::with(&kind.shared().unwrap(), "CHARACTER SET latin1").unwrap();
     let mut django = store.client().await;
-    // As Django made it for servers that knew no fractions.
+    // As Django made it for servers that knew no fractions, but for a name that is too short.
     let table = "CREATE TABLE database_locks_lock (
-        id int AUTO_INCREMENT NOT NULL PRIMARY KEY, name varchar(255) NOT NULL UNIQUE,
+        id int AUTO_INCREMENT NOT NULL PRIMARY KEY, name varchar(100) NOT NULL UNIQUE,
         locked_by longtext NULL, expires_at datetime NULL)";
     django.query_drop(table).await.unwrap();
     let insert = "INSERT INTO database_locks_lock (name) VALUES (?), (?)";
@@ -89,7 +89,8 @@ async fn table_of_a_django_app_is_made_exact(kind: Kind) {
     let backend = store.backend_at_client().await;
     backend.migrate().await.unwrap();
 
-    let names = ["Job", "job", "job ", "j\u{f3}b", "caf\u{e9}", "cafe\u{301}"];
+    let long = "x".repeat(255);
+    let names = [long.as_str(), "Job", "job", "job ", "j\u{f3}b", "caf\u{e9}", "cafe\u{301}"];
     let mut held = Vec::new();
     for name in names {
         let owner = Owner::label_only(name).unwrap();
@@ -119,12 +120,19 @@ async fn table_of_a_django_app_is_made_exact(kind: Kind) {
         assert_eq!(release(&backend, lease).await, Released::Freed);
     }
 
-    // Somebody puts it back as the app would make it.
-    let back = "ALTER TABLE database_locks_lock MODIFY expires_at datetime NULL";
-    django.query_drop(back).await.unwrap();
-    let error = MysqlBackend::connect(store.config()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(error.to_string().contains("MODIFY expires_at DATETIME(6)"), "{error}");
+    // Somebody spoils it: that is refused, and can be mended.
+    django.query_drop("DELETE FROM database_locks_lock WHERE LENGTH(name) > 100").await.unwrap();
+    for (spoil, mend) in [
+        ("MODIFY expires_at datetime NULL", "MODIFY expires_at DATETIME(6)"),
+        ("MODIFY name varbinary(100) NOT NULL", "MODIFY name VARCHAR(255)"),
+    ] {
+        django.query_drop(format!("ALTER TABLE database_locks_lock {spoil}")).await.unwrap();
+        let error = MysqlBackend::connect(store.config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(mend), "{error}");
+        database_locks_mysql::migrate(store.config()).await.unwrap();
+        MysqlBackend::connect(store.config()).await.unwrap();
+    }
 }
 
 async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
