@@ -7,6 +7,7 @@
 //!
 //! - [`Locks`] is the entrance, [`LockRequest`] a request with its options, [`Guard`] a lock that
 //!   is held, and [`Lease`] a view of it to hand around.
+//! - [`init`] sets the locks that a process has by default, and [`locks()`] gives them.
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
 //!   several hosts of one database.
 
@@ -28,6 +29,7 @@ pub mod ledger;
 pub mod loss;
 pub mod name;
 pub mod owner;
+pub mod process;
 pub mod share;
 pub mod ttl;
 
@@ -46,6 +48,7 @@ pub use locks::{Locks, LocksBuilder};
 pub use loss::LossReason;
 pub use name::LockName;
 pub use owner::Owner;
+pub use process::{init, locks};
 pub use rwlock::RwLock;
 pub use semaphore::Semaphore;
 pub use share::Share;
