@@ -7,6 +7,7 @@
 //!
 //! - [`Locks`] is the entrance, [`LockRequest`] a request with its options, [`Guard`] a lock that
 //!   is held, and [`Lease`] a view of it to hand around.
+//! - [`blocking`] has their twins for code without async.
 //! - [`init`] sets the locks that a process has by default, and [`locks()`] gives them.
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
 //!   several hosts of one database.
@@ -20,6 +21,7 @@ mod rwlock;
 mod semaphore;
 
 pub mod backend;
+pub mod blocking;
 pub mod clock;
 pub mod error;
 pub mod hosts;
