@@ -20,6 +20,7 @@ mod semaphore;
 
 pub mod backend;
 pub mod clock;
+pub mod duration;
 pub mod error;
 pub mod hosts;
 pub mod identifier;
@@ -36,6 +37,7 @@ pub use backend::{
     Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, Released, Renewal,
     Renewed, Verdict, Wakeup, Wakeups,
 };
+pub use duration::parse_duration;
 pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};
 pub use guard::Guard;
