@@ -23,6 +23,7 @@ mod semaphore;
 pub mod backend;
 pub mod blocking;
 pub mod clock;
+pub mod duration;
 pub mod error;
 pub mod hosts;
 pub mod identifier;
@@ -40,6 +41,7 @@ pub use backend::{
     Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, Released, Renewal,
     Renewed, Verdict, Wakeup, Wakeups,
 };
+pub use duration::parse_duration;
 pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};
 pub use guard::Guard;
