@@ -42,7 +42,11 @@ impl LockBackend for Forbidden {
 }
 
 fn disabled() -> Locks {
-    Locks::builder().disabled(true).on_current_runtime().build(Arc::new(Forbidden)).unwrap()
+    Locks::builder()
+        .disabled(true)
+        .on_current_runtime()
+        .build(Arc::new(Forbidden))
+        .expect("a runtime")
 }
 
 #[tokio::test]
