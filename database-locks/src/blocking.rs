@@ -4,6 +4,7 @@
 //! # #[cfg(feature = "memory")]
 //! # fn main() -> database_locks::Result<()> {
 //! use std::time::Duration;
+//! use database_locks::Result;
 //! use database_locks::blocking::{Connect, Locks};
 //!
 //! # let url = "memory:";
@@ -13,13 +14,13 @@
 //! println!("one of us works, under token {}", guard.token());
 //! guard.release()?;
 //!
-//! let pages = locks.lock("nightly").run(|lease| {
+//! let pages = locks.lock("nightly").run(|lease| -> Result<u32> {
 //!     let mut pages = 0;
 //!     while pages < 10 {
 //!         lease.check()?; // Lost? Then stop here.
 //!         pages += 1;
 //!     }
-//!     database_locks::Result::Ok(pages)
+//!     Ok(pages)
 //! })??;
 //! # assert_eq!(pages, 10);
 //! locks.shutdown()?;
