@@ -18,6 +18,7 @@ mod lock;
 mod locks;
 mod rwlock;
 mod semaphore;
+mod status;
 
 pub mod backend;
 pub mod clock;
