@@ -20,6 +20,7 @@ mod lock;
 mod locks;
 mod rwlock;
 mod semaphore;
+mod status;
 
 pub mod backend;
 pub mod blocking;

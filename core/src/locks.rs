@@ -1,6 +1,7 @@
 //! The entrance: one backend and one engine, for all locks of a process.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::owner::Owner;
 use crate::rwlock::RwLock;
 use crate::semaphore::Semaphore;
 use crate::share::Share;
+use crate::status::Status;
 use crate::ttl::Ttl;
 
 /// Locks on one backend.
@@ -174,6 +176,7 @@ pub struct LocksBuilder {
     request_timeout: Duration,
     on_current_runtime: bool,
     disabled: bool,
+    status_file: Option<PathBuf>,
 }
 
 impl Default for LocksBuilder {
@@ -186,6 +189,7 @@ impl Default for LocksBuilder {
             request_timeout: Duration::from_secs(5),
             on_current_runtime: false,
             disabled: false,
+            status_file: None,
         }
     }
 }
@@ -244,6 +248,28 @@ impl LocksBuilder {
         self
     }
 
+    /// A file that shows, as one digit, what the locks of this process are at: `0` idle, `1` waiting
+    /// for a lock, `2` holding one. For supervisors and load balancers; default none.
+    ///
+    /// It shows the furthest state of all locks of all [`Locks`] of the process that name this file,
+    /// from `0` at the start to `0` at the end; a lease that is lost is not held. Each state replaces
+    /// the file as a whole, so that a reader finds exactly one digit; of states that follow each
+    /// other within some milliseconds only the last may be seen. [`shutdown`](Locks::shutdown) waits
+    /// until the file shows the end.
+    ///
+    /// A reader can rely on the digit while the process lives. One that ends without a shutdown, or
+    /// is killed, leaves its last digit behind until another one starts: look also whether the
+    /// process is there, and never take `2` for the lock.
+    ///
+    /// A file that is there keeps its permissions (and its owner, as far as the system lets us); a
+    /// new one gets those that the umask leaves of `rw-rw-rw-`. Symbolic links are followed. The
+    /// process must be allowed to make files in that folder. What cannot be written breaks nothing:
+    /// it is logged, and tried again when the state changes.
+    pub fn status_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.status_file = Some(path.into());
+        self
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -269,6 +295,15 @@ impl LocksBuilder {
     ) -> Result<Locks> {
         let prepared = self.prepare()?;
         let backend = if prepared.is_enabled() {
+            let status = prepared.status.clone();
+            let connect = async move {
+                let connected = connect.await;
+                if connected.is_err() {
+                    // The process may end now, and a crashed one may have left another digit.
+                    status.flush().await;
+                }
+                connected
+            };
             prepared.home.run(connect).await?
         } else {
             disabled::backend()
@@ -289,7 +324,8 @@ impl LocksBuilder {
         defaults.check()?;
         let home =
             if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }?;
-        Ok(Prepared { home, defaults, request_timeout })
+        let status = Status::open(self.status_file)?;
+        Ok(Prepared { home, defaults, request_timeout, status })
     }
 }
 
@@ -298,6 +334,7 @@ struct Prepared {
     home: Home,
     defaults: Defaults,
     request_timeout: Duration,
+    status: Status,
 }
 
 impl Prepared {
@@ -306,8 +343,8 @@ impl Prepared {
     }
 
     fn start(self, backend: Arc<dyn LockBackend>) -> Locks {
-        let Self { home, defaults, request_timeout } = self;
-        let engine = Arc::new(Engine::start(home, backend, request_timeout));
+        let Self { home, defaults, request_timeout, status } = self;
+        let engine = Arc::new(Engine::start(home, backend, request_timeout, status));
         Locks { requests: Requests { engine, defaults } }
     }
 }
