@@ -51,11 +51,13 @@
 //! and let the resource refuse a token lower than one that it has seen.
 
 mod connect;
+mod settings;
 
 pub mod blocking;
 
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
+pub use settings::Settings;
 
 #[cfg(feature = "memory")]
 pub use database_locks_memory as memory;
