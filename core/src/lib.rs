@@ -16,6 +16,7 @@ mod engine;
 mod guard;
 mod lease;
 mod lock;
+mod locked;
 mod locks;
 mod rwlock;
 mod semaphore;
@@ -57,3 +58,11 @@ pub use rwlock::RwLock;
 pub use semaphore::Semaphore;
 pub use share::Share;
 pub use ttl::{FiniteTtl, Ttl};
+
+/// What `#[locked]` expands to: no part of the API, and of a name that no user's own can meet.
+#[doc(hidden)]
+pub mod __locked {
+    pub use crate::locked::{
+        AsyncLocks, BlockingLocks, Output, function_name, lock, lock_blocking, method_name,
+    };
+}
