@@ -240,7 +240,10 @@ mod tests {
             ("app::jobs::Report<fn(u8) -> app::A>::run<u8>::{{closure}}", "app::jobs::Report::run"),
             ("<app::jobs::Report as app::jobs::Job>::run::{{closure}}", "app::jobs::Report::run"),
             ("<app::jobs::Report<<A as B>::C> as D>::run::{{closure}}", "app::jobs::Report::run"),
-            ("app::jobs::<impl app::a::Report>::run::{{closure}}", "app::jobs::<app::a::Report>::run"),
+            (
+                "app::jobs::<impl app::a::Report>::run::{{closure}}",
+                "app::jobs::<app::a::Report>::run",
+            ),
             (
                 "app::jobs::<impl app::Job<app::X> for app::a::Report<u8>>::run::{{closure}}",
                 "app::jobs::<app::a::Report>::run",

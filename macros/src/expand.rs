@@ -30,7 +30,8 @@ fn try_expand(options: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     let options: Options = syn::parse2(options)?;
     function.body = if function.signature.asyncness.is_some() {
         let output = checked_output(function.output(), &function)?;
-        async_body(&options, &function, &output, &function.body)
+        let request = request(&options, &function, &output, "lock");
+        async_body(&options, &request, &output, &function.body)
     } else if let Some(body) = body_of_expanded(&options, &function)? {
         body
     } else {
@@ -49,13 +50,12 @@ fn try_expand(options: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
 
 fn async_body(
     options: &Options,
-    function: &Function,
+    request: &TokenStream,
     output: &Type,
     body: &TokenStream,
 ) -> TokenStream {
     let krate = &options.krate;
     let span = Span::mixed_site();
-    let request = request(options, function, output, "lock");
     let lease = lease(options);
     // An async closure whose output is annotated coerces only some of what it returns to that type;
     // one whose first `return` has the type coerces all.
@@ -151,8 +151,8 @@ fn body_of_expanded(options: &Options, function: &Function) -> syn::Result<Optio
         lock_async_trait(options, function, &output, inner);
     } else if let Some(inner) = blocked_on_async_block(&mut block) {
         let output = checked_output(function.output(), function)?;
-        let body = statements(&inner.block);
-        inner.block.stmts = vec![verbatim(async_body(options, function, &output, &body))];
+        let request = request(options, function, &output, "lock");
+        lock_block(&mut inner.block, options, &request, &output);
     } else {
         return Ok(None);
     }
@@ -161,28 +161,29 @@ fn body_of_expanded(options: &Options, function: &Function) -> syn::Result<Optio
 
 /// Puts the lock into an async block, around what `#[async_trait]` made of the function's body where
 /// it can be told from the unpacking of the arguments, and around all of it elsewhere.
-fn lock_async_trait(
-    options: &Options,
-    function: &Function,
-    output: &Type,
-    inner: &mut ExprAsync,
-) {
-    let renames_self = inner.block.stmts.iter().any(|stmt| {
-        matches!(stmt, Stmt::Local(local) if declares(local, "__self"))
-    });
-    if let [.., Stmt::Local(local), Stmt::Expr(_, None)] = &mut inner.block.stmts[..]
+fn lock_async_trait(options: &Options, function: &Function, output: &Type, inner: &mut ExprAsync) {
+    let statements = &mut inner.block.stmts;
+    let mut request = request(options, function, output, "lock");
+    let renames_self = statements
+        .iter()
+        .any(|statement| matches!(statement, Stmt::Local(local) if declares(local, "__self")));
+    if let [.., Stmt::Local(local), Stmt::Expr(_, None)] = &mut statements[..]
         && declares(local, "__ret")
         && let Some(LocalInit { expr, .. }) = &mut local.init
+        && let Expr::Block(body) = &mut **expr
     {
-        let mut tokens = async_body(options, function, output, &expr.to_token_stream());
         if renames_self {
-            tokens = rename_self(tokens);
+            request = rename_self(request);
         }
-        **expr = Expr::Verbatim(quote_spanned!(Span::mixed_site()=> { #tokens }));
+        lock_block(&mut body.block, options, &request, output);
     } else {
-        let body = statements(&inner.block);
-        inner.block.stmts = vec![verbatim(async_body(options, function, output, &body))];
+        lock_block(&mut inner.block, options, &request, output);
     }
+}
+
+fn lock_block(block: &mut Block, options: &Options, request: &TokenStream, output: &Type) {
+    let locked = async_body(options, request, output, &statements(block));
+    block.stmts = vec![Stmt::Expr(Expr::Verbatim(locked), None)];
 }
 
 fn declares(local: &Local, name: &str) -> bool {
@@ -215,14 +216,16 @@ fn rename_self(tokens: TokenStream) -> TokenStream {
 fn returned_async_block(block: &mut Block) -> Option<&mut ExprAsync> {
     match block.stmts.last_mut()? {
         Stmt::Expr(Expr::Async(inner), None) => Some(inner),
-        Stmt::Expr(Expr::Call(ExprCall { func, args, .. }), None) => match (&**func, args.first_mut()) {
-            (Expr::Path(ExprPath { path, .. }), Some(Expr::Async(inner)))
-                if path.segments.last().is_some_and(|last| last.ident == "pin") =>
-            {
-                Some(inner)
+        Stmt::Expr(Expr::Call(ExprCall { func, args, .. }), None) => {
+            match (&**func, args.first_mut()) {
+                (Expr::Path(ExprPath { path, .. }), Some(Expr::Async(inner)))
+                    if path.segments.last().is_some_and(|last| last.ident == "pin") =>
+                {
+                    Some(inner)
+                }
+                _ => None,
             }
-            _ => None,
-        },
+        }
         _ => None,
     }
 }
@@ -254,9 +257,7 @@ fn checked_output(output: Option<&Type>, function: &Function) -> syn::Result<Typ
         Some(never @ Type::Never(_)) => {
             Err(syn::Error::new_spanned(never, says("std::convert::Infallible")))
         }
-        Some(hidden @ Type::ImplTrait(_)) => {
-            Err(syn::Error::new_spanned(hidden, says("impl ..")))
-        }
+        Some(hidden @ Type::ImplTrait(_)) => Err(syn::Error::new_spanned(hidden, says("impl .."))),
         Some(output) => {
             let mut output = output.clone();
             NameNoHidden.visit_type_mut(&mut output);
@@ -310,8 +311,4 @@ fn output_of_bounds(bounds: &Punctuated<TypeParamBound, Token![+]>) -> Option<Ty
 
 fn statements(block: &Block) -> TokenStream {
     block.stmts.iter().map(ToTokens::to_token_stream).collect()
-}
-
-fn verbatim(tokens: TokenStream) -> Stmt {
-    Stmt::Expr(Expr::Verbatim(tokens), None)
 }

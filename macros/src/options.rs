@@ -8,7 +8,8 @@ use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream};
 use syn::visit::{self, Visit};
 use syn::{
-    Expr, ExprAsync, ExprAwait, ExprClosure, ExprLit, Ident, Lit, LitStr, Path, Token, parse_quote,
+    Expr, ExprAsync, ExprAwait, ExprClosure, ExprGroup, ExprLit, ExprParen, Ident, Lit, LitStr,
+    Path, Token, parse_quote,
 };
 
 pub(crate) struct Options {
@@ -40,7 +41,15 @@ pub(crate) enum Value {
 
 /// The options that are methods of a request.
 const METHODS: [&str; 10] = [
-    "timeout", "ttl", "renew_before", "auto_renew", "owner", "grace", "margin", "retry", "on_wait",
+    "timeout",
+    "ttl",
+    "renew_before",
+    "auto_renew",
+    "owner",
+    "grace",
+    "margin",
+    "retry",
+    "on_wait",
     "on_lost",
 ];
 const OTHERS: [&str; 3] = ["with", "lease", "crate"];
@@ -112,7 +121,7 @@ impl Options {
 
 impl Value {
     fn of(option: &str, expression: Expr) -> syn::Result<Self> {
-        let Expr::Lit(ExprLit { lit, .. }) = &expression else {
+        let Expr::Lit(ExprLit { lit, .. }) = without_groups(&expression) else {
             return Ok(Self::Expression(expression));
         };
         match (option, lit) {
@@ -170,6 +179,15 @@ impl<'a> Visit<'a> for FindAwait<'a> {
             visit::visit_expr_closure(self, closure);
         }
     }
+}
+
+/// What a macro of the user's hands over is in an invisible group.
+fn without_groups(mut expression: &Expr) -> &Expr {
+    while let Expr::Group(ExprGroup { expr, .. }) | Expr::Paren(ExprParen { expr, .. }) = expression
+    {
+        expression = expr;
+    }
+    expression
 }
 
 fn is_option(input: ParseStream<'_>) -> bool {

@@ -102,7 +102,12 @@ impl Report {
 }
 
 #[locked("generic", with = locks)]
-async fn generic<T, F>(locks: &Locks, text: &T, count: F, what: impl Display) -> Result<usize, Error>
+async fn generic<T, F>(
+    locks: &Locks,
+    text: &T,
+    count: F,
+    what: impl Display,
+) -> Result<usize, Error>
 where
     T: AsRef<str> + Sync + ?Sized,
     F: Fn(&str) -> usize + Send,
