@@ -3,14 +3,16 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::punctuated::Punctuated;
+use syn::spanned::Spanned as _;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Block, Expr, ExprAsync, ExprCall, ExprPath, GenericArgument, Ident, Local, LocalInit, Pat,
-    PathArguments, Stmt, Token, Type, TypeInfer, TypeParamBound, visit_mut,
+    Block, Expr, ExprAsync, ExprBlock, ExprCall, ExprLit, ExprPath, ExprReturn, GenericArgument,
+    Ident, Lit, Local, LocalInit, Pat, PathArguments, Stmt, Token, Type, TypeInfer, TypeParamBound,
+    visit_mut,
 };
 
 use crate::default_name::default_name;
-use crate::function::{Function, mentions};
+use crate::function::{self, Function};
 use crate::options::Options;
 
 /// The function under a lock. What cannot be one stays as it is, beside an error.
@@ -31,7 +33,7 @@ fn try_expand(options: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     function.body = if function.signature.asyncness.is_some() {
         let output = checked_output(function.output(), &function)?;
         let request = request(&options, &function, &output, "lock");
-        async_body(&options, &request, &output, &function.body)
+        async_body(&options, &request, &output, &function.block())
     } else if let Some(body) = body_of_expanded(&options, &function)? {
         body
     } else {
@@ -52,7 +54,7 @@ fn async_body(
     options: &Options,
     request: &TokenStream,
     output: &Type,
-    body: &TokenStream,
+    block: &TokenStream,
 ) -> TokenStream {
     let krate = &options.krate;
     let span = Span::mixed_site();
@@ -66,7 +68,7 @@ fn async_body(
                 if let ::core::option::Option::Some(output) = ::core::option::Option::None::<#output> {
                     return output;
                 }
-                { #body }
+                #block
             })
             .await
         {
@@ -87,10 +89,10 @@ fn plain_body(options: &Options, function: &Function, output: &Type) -> syn::Res
              above an attribute that makes a plain function of it)",
         ));
     }
-    let (lease, body) = (lease(options), &function.body);
+    let (lease, block) = (lease(options), function.block());
     Ok(quote_spanned! {span=>
         let request = #request;
-        match request.run(move |#lease| -> #output { #body }) {
+        match request.run(move |#lease| -> #output #block) {
             ::core::result::Result::Ok(output) => output,
             ::core::result::Result::Err(error) => <#output as #krate::__locked::Output>::failed(error),
         }
@@ -104,9 +106,10 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
     let span = Span::mixed_site();
     let lock = Ident::new(lock, span);
     let locks = match &options.with {
-        Some(with) => quote_spanned!(span=> (#with)),
+        // So that the compiler points there if it is of a wrong type.
+        Some(with) => quote_spanned!(span.located_at(with.span())=> &(#with)),
         None => quote_spanned! {span=>
-            match #krate::locks() {
+            &match #krate::locks() {
                 ::core::result::Result::Ok(locks) => locks,
                 ::core::result::Result::Err(error) => {
                     return <#output as #krate::__locked::Output>::failed(error);
@@ -122,7 +125,7 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
         let (name, value) = (&method.name, method.value.tokens(krate));
         quote_spanned!(span=> .#name(#value))
     });
-    quote_spanned!(span=> #krate::__locked::#lock(&#locks, #name) #(#methods)*)
+    quote_spanned!(span=> #krate::__locked::#lock(#locks, #name) #(#methods)*)
 }
 
 fn lease(options: &Options) -> TokenStream {
@@ -137,11 +140,11 @@ fn lease(options: &Options) -> TokenStream {
 ///
 /// - `Box::pin(async move { ... })` or `async move { ... }` at the end, returning a future, as
 ///   `#[async_trait]` writes it;
-/// - `let body = async { ... };` at the start and a `block_on` behind, as `#[tokio::main]` and
-///   `#[tokio::test]` write it.
+/// - `let body = async { ... };` at the start and `return runtime.block_on(body);` at the end, as
+///   `#[tokio::main]` and `#[tokio::test]` write it. There may be nothing beside that does anything,
+///   since it would not be under the lock.
 fn body_of_expanded(options: &Options, function: &Function) -> syn::Result<Option<TokenStream>> {
-    let body = &function.body;
-    let Ok(mut block) = syn::parse2::<Block>(quote_spanned!(Span::mixed_site()=> { #body })) else {
+    let Ok(mut block) = syn::parse2::<Block>(function.block()) else {
         return Ok(None);
     };
     if let Some(future) = function.output().and_then(future_output)
@@ -156,7 +159,7 @@ fn body_of_expanded(options: &Options, function: &Function) -> syn::Result<Optio
     } else {
         return Ok(None);
     }
-    Ok(Some(statements(&block)))
+    Ok(Some(block.stmts.iter().map(ToTokens::to_token_stream).collect()))
 }
 
 /// Puts the lock into an async block, around what `#[async_trait]` made of the function's body where
@@ -182,7 +185,8 @@ fn lock_async_trait(options: &Options, function: &Function, output: &Type, inner
 }
 
 fn lock_block(block: &mut Block, options: &Options, request: &TokenStream, output: &Type) {
-    let locked = async_body(options, request, output, &statements(block));
+    block.brace_token = function::of_the_expansion(block.brace_token);
+    let locked = async_body(options, request, output, &block.to_token_stream());
     block.stmts = vec![Stmt::Expr(Expr::Verbatim(locked), None)];
 }
 
@@ -231,16 +235,54 @@ fn returned_async_block(block: &mut Block) -> Option<&mut ExprAsync> {
 }
 
 fn blocked_on_async_block(block: &mut Block) -> Option<&mut ExprAsync> {
-    let (first, rest) = block.stmts.split_first_mut()?;
-    let blocks_on = rest.iter().any(|stmt| mentions(stmt.to_token_stream(), "block_on"));
-    match first {
-        Stmt::Local(Local { init: Some(LocalInit { expr, .. }), .. }) if blocks_on => {
-            match &mut **expr {
-                Expr::Async(inner) => Some(inner),
-                _ => None,
-            }
+    let [Stmt::Local(first), between @ .., Stmt::Expr(Expr::Block(last), _)] = &mut block.stmts[..]
+    else {
+        return None;
+    };
+    let (Stmt::Expr(Expr::Return(ExprReturn { expr: Some(returned), .. }), _), items) =
+        last.block.stmts.split_last()?
+    else {
+        return None;
+    };
+    let Expr::MethodCall(call) = &**returned else { return None };
+    let Some(LocalInit { expr, .. }) = &mut first.init else { return None };
+    match &mut **expr {
+        Expr::Async(inner)
+            if matches!(&first.pat, Pat::Ident(body) if body.ident == "body")
+                && between.iter().all(does_nothing)
+                && items.iter().all(|item| matches!(item, Stmt::Item(_)))
+                && call.method == "block_on"
+                && call.args.iter().all(is_body) =>
+        {
+            Some(inner)
         }
         _ => None,
+    }
+}
+
+/// Whether a statement only gives the future another type or pins it.
+fn does_nothing(statement: &Stmt) -> bool {
+    match statement {
+        Stmt::Expr(Expr::If(check), _) => {
+            matches!(&*check.cond, Expr::Lit(ExprLit { lit: Lit::Bool(run), .. }) if !run.value)
+        }
+        Stmt::Local(Local { init: Some(LocalInit { expr, .. }), .. }) => is_body(expr),
+        Stmt::Macro(call) => call.mac.path.segments.last().is_some_and(|last| last.ident == "pin"),
+        _ => false,
+    }
+}
+
+/// Whether an expression only hands the future on.
+fn is_body(expression: &Expr) -> bool {
+    match expression {
+        Expr::Path(path) => path.path.is_ident("body"),
+        Expr::Block(ExprBlock { block, .. }) => match &block.stmts[..] {
+            [before @ .., Stmt::Expr(last, None)] => {
+                before.iter().all(does_nothing) && is_body(last)
+            }
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -307,8 +349,4 @@ fn output_of_bounds(bounds: &Punctuated<TypeParamBound, Token![+]>) -> Option<Ty
             _ => None,
         })
     })
-}
-
-fn statements(block: &Block) -> TokenStream {
-    block.stmts.iter().map(ToTokens::to_token_stream).collect()
 }

@@ -1,6 +1,6 @@
 //! A function as it was written: its signature taken apart, its body left as it is.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, TokenStreamExt as _};
 use syn::parse::{Parse, ParseStream};
 use syn::{AttrStyle, Attribute, ReturnType, Signature, Token, Type, Visibility, braced, token};
@@ -34,6 +34,13 @@ impl Function {
             );
         }
         Ok(function)
+    }
+
+    /// The body in its braces.
+    pub(crate) fn block(&self) -> TokenStream {
+        let mut block = TokenStream::new();
+        of_the_expansion(self.brace).surround(&mut block, |block| self.body.to_tokens(block));
+        block
     }
 
     /// What the signature says is returned.
@@ -81,13 +88,9 @@ impl ToTokens for Function {
     }
 }
 
-/// Whether the name occurs anywhere in the tokens.
-pub(crate) fn mentions(tokens: TokenStream, name: &str) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => ident == name,
-        TokenTree::Group(group) => mentions(group.stream(), name),
-        _ => false,
-    })
+/// Braces that errors point to, but that no lint takes for the user's.
+pub(crate) fn of_the_expansion(brace: token::Brace) -> token::Brace {
+    token::Brace(Span::mixed_site().located_at(brace.span.join()))
 }
 
 fn error<T>(at: impl ToTokens, message: &str) -> syn::Result<T> {

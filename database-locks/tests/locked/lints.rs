@@ -11,7 +11,12 @@ type Done<T> = Result<T, database_locks::Error>;
 
 mod shadowed {
     //! All that an expansion could mean by mistake.
-    #![allow(dead_code, unused_macros, reason = "they only stand in the way")]
+    #![allow(
+        dead_code,
+        unused_macros,
+        clippy::missing_const_for_fn,
+        reason = "they only stand in the way"
+    )]
 
     use super::{Done, MemoryBackend};
 
