@@ -6,6 +6,7 @@
 
 mod adoption;
 mod exclusion;
+mod fleet;
 mod project;
 
 use database_locks_test_servers::{Access, MariaDb, MySql, Postgres, Result};
