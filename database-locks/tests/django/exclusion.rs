@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use database_locks::{Connect, ErrorKind, Guard, Locks, LossReason, Retry, Ttl, migrate};
 use serde_json::{Value, json};
 
-use crate::project::{PATIENCE, Project, Raised};
+use crate::project::{PATIENCE, Project, assert_refused, once};
 use crate::{Kind, on_each_server};
 
 on_each_server!(
@@ -29,20 +29,9 @@ async fn join(project: &Project) -> Locks {
     Locks::connect(project.database.url()).await.unwrap()
 }
 
-/// Asks once, and does not renew: the real package's renewal may come after the release, and take
-/// the lock again.
-fn once(lock_ttl: f64) -> Value {
-    json!({"lock_ttl": lock_ttl, "auto_renew": false, "retry": null})
-}
-
 /// Waits until it gets the lock.
 fn waiting() -> Value {
     json!({"lock_ttl": 60, "auto_renew": false, "retry": 0.02})
-}
-
-fn assert_refused(entered: Result<(), Raised>) {
-    let message = "failed to acquire lock".to_owned();
-    assert_eq!(entered, Err(Raised { kind: "LockException".to_owned(), message }));
 }
 
 async fn is_free(locks: &Locks, name: &str) -> bool {

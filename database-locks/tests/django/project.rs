@@ -87,6 +87,18 @@ pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/django/python")
 }
 
+/// Asks once, and does not renew: the real package's renewal may come after the release, and take
+/// the lock again.
+pub(crate) fn once(lock_ttl: f64) -> Value {
+    json!({"lock_ttl": lock_ttl, "auto_renew": false, "retry": null})
+}
+
+/// By a lock that is asked for [`once`].
+pub(crate) fn assert_refused(entered: Result<(), Raised>) {
+    let message = "failed to acquire lock".to_owned();
+    assert_eq!(entered, Err(Raised { kind: "LockException".to_owned(), message }));
+}
+
 /// A process that takes a command a line, as `worker.py` does. It is killed when this is dropped.
 pub(crate) struct Worker {
     process: Child,
