@@ -1,0 +1,22 @@
+"""The status file stays at 2 after the lock was released."""
+
+import os
+
+from common import expiry, report, start
+
+start()
+
+from database_locks import lock
+from django.conf import settings
+
+path = settings.DATABASE_LOCKS_STATUS_FILE = os.environ["STATUS_FILE"]
+
+
+def status():
+    with open(path) as file:
+        return file.read()
+
+
+with lock("status", auto_renew=False):
+    held = status()
+report(held=held, released=expiry("status") is None, after=status())
