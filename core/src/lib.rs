@@ -7,6 +7,8 @@
 //!
 //! - [`Locks`] is the entrance, [`LockRequest`] a request with its options, [`Guard`] a lock that
 //!   is held, and [`Lease`] a view of it to hand around.
+//! - [`blocking`] has their twins for code without async.
+//! - [`init`] sets the locks that a process has by default, and [`locks()`] gives them.
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
 //!   several hosts of one database.
 
@@ -19,7 +21,9 @@ mod rwlock;
 mod semaphore;
 
 pub mod backend;
+pub mod blocking;
 pub mod clock;
+pub mod duration;
 pub mod error;
 pub mod hosts;
 pub mod identifier;
@@ -28,6 +32,7 @@ pub mod ledger;
 pub mod loss;
 pub mod name;
 pub mod owner;
+pub mod process;
 pub mod share;
 pub mod ttl;
 
@@ -36,6 +41,7 @@ pub use backend::{
     Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, Released, Renewal,
     Renewed, Verdict, Wakeup, Wakeups,
 };
+pub use duration::parse_duration;
 pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};
 pub use guard::Guard;
@@ -46,6 +52,7 @@ pub use locks::{Locks, LocksBuilder};
 pub use loss::LossReason;
 pub use name::LockName;
 pub use owner::Owner;
+pub use process::{init, locks};
 pub use rwlock::RwLock;
 pub use semaphore::Semaphore;
 pub use share::Share;

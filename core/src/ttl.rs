@@ -1,7 +1,9 @@
 //! How long the server keeps a lease alive.
 
+use std::str::FromStr;
 use std::time::Duration;
 
+use crate::duration::parse_duration;
 use crate::error::{Error, ErrorKind};
 
 /// How long a lease lives on the server without being renewed: 100 ms to 24 h, or without end.
@@ -77,6 +79,19 @@ impl TryFrom<Duration> for Ttl {
     }
 }
 
+/// `infinite` or `none`, in any case, or what [`parse_duration`] takes.
+impl FromStr for Ttl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let word = text.trim();
+        if word.eq_ignore_ascii_case("infinite") || word.eq_ignore_ascii_case("none") {
+            return Ok(Self::Infinite);
+        }
+        Self::new(parse_duration(text)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +113,23 @@ mod tests {
     fn what_no_server_column_holds_is_cut_off() {
         let ttl = Ttl::new(Duration::from_nanos(100_000_999)).unwrap();
         assert_eq!(ttl.duration(), Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_ttl_can_be_written() {
+        for text in ["infinite", "None", " INFINITE "] {
+            assert_eq!(text.parse::<Ttl>().unwrap(), Ttl::Infinite, "{text:?}");
+        }
+        for (text, millis) in [("10", 10_000), ("0.5", 500), ("1m30s", 90_000)] {
+            let ttl: Ttl = text.parse().unwrap();
+            assert_eq!(ttl.duration(), Some(Duration::from_millis(millis)), "{text:?}");
+        }
+        for text in ["", "0", "99ms", "25h", "-1s", "never"] {
+            assert_eq!(
+                text.parse::<Ttl>().unwrap_err().kind(),
+                ErrorKind::InvalidOption,
+                "{text:?}"
+            );
+        }
     }
 }
