@@ -5,7 +5,6 @@ settings, and prints what it saw as one line of JSON.
 """
 
 import json
-import os
 import time
 
 import django
@@ -14,7 +13,6 @@ from django.core.management import call_command
 
 def start():
     """Sets Django up, and makes the tables where they are missing."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
     django.setup()
     call_command("migrate", verbosity=0)
 

@@ -42,10 +42,13 @@ def acquire(name, owner, both_have_looked):
 
 
 def outcomes(isolation):
-    connections.settings["default"].setdefault("OPTIONS", {})["isolation_level"] = isolation_level(isolation)
+    options = connections.settings["default"].setdefault("OPTIONS", {})
+    options["isolation_level"] = isolation_level(isolation)
     both_have_looked = threading.Barrier(2)
     with ThreadPoolExecutor(2) as two:
-        acquiring = [two.submit(acquire, isolation, owner, both_have_looked) for owner in ("one", "another")]
+        acquiring = [
+            two.submit(acquire, isolation, owner, both_have_looked) for owner in ["one", "another"]
+        ]
         return sorted(outcome.result() for outcome in acquiring)
 
 

@@ -7,4 +7,9 @@ start()
 from database_locks import lock
 
 with lock("Job", auto_renew=False):
-    report(**{name: another_gets(name) for name in ["Job", "job", "job ", "jób"]})
+    report(
+        **{
+            name: "granted" if another_gets(name) else "refused"
+            for name in ["Job", "job", "job ", "jób"]
+        }
+    )

@@ -24,7 +24,8 @@ def lock_the_row_until_somebody_waits(waiter):
         row_is_locked.set()
 
         def waits():
-            cursor.execute("select exists (select from pg_locks where not granted and pid = %s)", [waiter])
+            waiting = "select exists (select from pg_locks where not granted and pid = %s)"
+            cursor.execute(waiting, [waiter])
             return cursor.fetchone()[0]
 
         until(waits)

@@ -1,6 +1,7 @@
 """The status file stays at 2 after the lock was released."""
 
 import os
+import tempfile
 
 from common import expiry, report, start
 
@@ -9,7 +10,7 @@ start()
 from database_locks import lock
 from django.conf import settings
 
-path = settings.DATABASE_LOCKS_STATUS_FILE = os.environ["STATUS_FILE"]
+path = settings.DATABASE_LOCKS_STATUS_FILE = tempfile.mkstemp()[1]
 
 
 def status():
@@ -20,3 +21,4 @@ def status():
 with lock("status", auto_renew=False):
     held = status()
 report(held=held, released=expiry("status") is None, after=status())
+os.remove(path)
