@@ -9,18 +9,15 @@ mod rows;
 use std::time::Duration;
 
 use database_locks::{Connect, Guard, Locks, migrate};
-use database_locks_test_servers::{Access, Database};
 use serde_json::Value;
 
-use crate::project;
+use crate::Kind;
+use crate::project::{PATIENCE, Project, scripts};
 
 /// The name of our lock. The scripts use others.
 const NAME: &str = "ours";
 /// Far longer than any test: what is free before then was not left to expire.
 const LONG: Duration = Duration::from_hours(1);
-/// Generous: it only has to end on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A table that Django has made, on which a fault was shown, and that is ours now as well.
 struct Scene {
     /// What the script saw.
@@ -28,22 +25,23 @@ struct Scene {
     here: Locks,
     /// Another process, as far as a database can tell.
     there: Locks,
-    database: Database,
+    project: Project,
 }
 
 impl Scene {
     /// What is left after a script.
-    async fn after(script: &str, server: &Access) -> Self {
-        Self::after_with(script, &[], server).await
+    async fn after(script: &str, kind: Kind) -> Self {
+        let project = project(kind);
+        let seen = run(script, &[], &project);
+        Self::adopt(project, seen).await
     }
 
-    async fn after_with(script: &str, arguments: &[&str], server: &Access) -> Self {
-        let database = server.database().unwrap();
-        let seen = project::fault(&database, script, arguments);
-        migrate(database.url()).await.unwrap();
-        let here = Locks::connect(database.url()).await.unwrap();
-        let there = Locks::connect(database.url()).await.unwrap();
-        Self { seen, here, there, database }
+    async fn adopt(project: Project, seen: Value) -> Self {
+        let url = project.database.url();
+        migrate(url).await.unwrap();
+        let here = Locks::connect(url).await.unwrap();
+        let there = Locks::connect(url).await.unwrap();
+        Self { seen, here, there, project }
     }
 
     /// Whether somebody else gets our lock by asking once.
@@ -59,6 +57,20 @@ impl Scene {
         let guard = self.there.lock(NAME).timeout(PATIENCE).acquire().await.unwrap();
         guard.release().await.unwrap();
     }
+}
+
+/// A project whose tables the first script makes.
+fn project(kind: Kind) -> Project {
+    Project::without_tables(kind.shared().unwrap().database().unwrap())
+}
+
+/// Runs a script, and gives what it saw.
+fn run(script: &str, arguments: &[&str], project: &Project) -> Value {
+    let script = scripts().join("faults").join(script).with_extension("py");
+    let output = project.python().arg(&script).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} ended with {}: {said}", script.display(), output.status);
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 async fn release(guards: impl IntoIterator<Item = Guard>) {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod faults;
 mod project;
 
 use database_locks_test_servers::{Access, MariaDb, MySql, Postgres, Result};

@@ -3,15 +3,14 @@
 use std::convert::Infallible;
 
 use database_locks::Ttl;
-use database_locks_test_servers::Postgres;
 use serde_json::json;
 
-use super::{LONG, NAME, Scene, release};
-use crate::project;
+use super::{LONG, NAME, Scene, release, run};
+use crate::Kind;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exception_in_the_body_releases() {
-    let scene = Scene::after("exception", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("exception", Kind::Postgres).await;
     assert_eq!(
         scene.seen,
         json!({ "another_gets_it_at_once": false, "another_gets_it_after_its_ttl": false })
@@ -45,7 +44,7 @@ async fn an_exception_in_the_body_releases() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_threads_of_one_process_exclude_each_other() {
-    let scene = Scene::after("threads", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("threads", Kind::Postgres).await;
     assert_eq!(
         scene.seen,
         json!({
@@ -75,7 +74,7 @@ async fn two_threads_of_one_process_exclude_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nested_release_leaves_the_outer_lock() {
-    let scene = Scene::after("nested", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("nested", Kind::Postgres).await;
     assert_eq!(
         scene.seen,
         json!({
@@ -104,7 +103,7 @@ async fn a_nested_release_leaves_the_outer_lock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ttl_may_be_infinite() {
-    let scene = Scene::after("infinite", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("infinite", Kind::Postgres).await;
     assert_eq!(
         scene.seen,
         json!({
@@ -117,7 +116,7 @@ async fn a_ttl_may_be_infinite() {
     assert_eq!(guard.remaining(), None);
     assert_eq!(scene.there.list(NAME).await.unwrap()[0].remaining, None);
     assert!(!scene.another_gets_it().await);
-    let ask = || project::fault(&scene.database, "ask_once", &[NAME]);
+    let ask = || run("ask_once", &[NAME], &scene.project);
     assert_eq!(ask(), json!({ "granted": false }), "Django, too, can read what never comes");
     guard.release().await.unwrap();
     assert_eq!(ask(), json!({ "granted": true }));

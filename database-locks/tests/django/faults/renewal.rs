@@ -6,10 +6,12 @@ use std::time::Duration;
 use database_locks::postgres::{PostgresBackend, PostgresConfig};
 use database_locks::{LockBackend, Locks};
 use database_locks_conformance::{Fault, FaultyBackend, Verb};
-use database_locks_test_servers::{Database, Postgres};
+use database_locks_test_servers::Access;
 use serde_json::json;
 
-use super::{NAME, PATIENCE, Scene};
+use super::{NAME, Scene};
+use crate::Kind;
+use crate::project::PATIENCE;
 
 /// With these the next renewal comes within a second, and has twenty to be answered.
 const TTL: Duration = Duration::from_mins(1);
@@ -17,13 +19,13 @@ const RENEW_BEFORE: Duration = Duration::from_secs(59);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_does_not_take_the_lock_again_after_its_release() {
-    let scene = Scene::after("renewal_after_exit", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("renewal_after_exit", Kind::Postgres).await;
     assert_eq!(
         scene.seen,
         json!({ "released": true, "held_again": true, "another_gets_it": false })
     );
 
-    let (locks, backend) = spoiled(&scene.database).await;
+    let (locks, backend) = spoiled(&scene.project.database).await;
     // It is on its way for longer than the release takes.
     backend.once(Verb::Renew, Fault::Delay(Duration::from_secs(1)));
     let request = locks.lock(NAME).ttl(TTL).renew_before(RENEW_BEFORE);
@@ -41,13 +43,13 @@ async fn a_renewal_does_not_take_the_lock_again_after_its_release() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_renewal_is_no_loss() {
-    let scene = Scene::after("failed_renewal", Postgres::shared().unwrap()).await;
+    let scene = Scene::after("failed_renewal", Kind::Postgres).await;
     assert_eq!(scene.seen["connections_ended"], 1);
     assert_eq!(scene.seen["outcome"], "LockException: lost lock, terminating");
     assert!(scene.seen["seconds_left"].as_f64().unwrap() > 50.0, "{}", scene.seen);
     assert_eq!(scene.seen["another_gets_it"], false, "it was not lost at all");
 
-    let (locks, backend) = spoiled(&scene.database).await;
+    let (locks, backend) = spoiled(&scene.project.database).await;
     let request = locks.lock(NAME).ttl(TTL).renew_before(RENEW_BEFORE);
     let guard = request.acquire().await.unwrap();
     let renewed = async |times: usize| {
@@ -56,7 +58,7 @@ async fn a_failed_renewal_is_no_loss() {
     };
     renewed(1).await;
     // The server ends all connections of others, that of the renewals among them.
-    let ended = scene.database.sql(
+    let ended = scene.project.database.sql(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity \
          where datname = current_database() and pid <> pg_backend_pid()",
     );
@@ -77,7 +79,7 @@ async fn a_failed_renewal_is_no_loss() {
 }
 
 /// Locks whose requests to the database can be made to fail.
-async fn spoiled(database: &Database) -> (Locks, Arc<FaultyBackend>) {
+async fn spoiled(database: &Access) -> (Locks, Arc<FaultyBackend>) {
     let config = PostgresConfig::from_url(database.url()).unwrap();
     let backend = Arc::new(PostgresBackend::connect(config).await.unwrap());
     let backend = FaultyBackend::new(backend);

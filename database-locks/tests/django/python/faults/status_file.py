@@ -1,8 +1,5 @@
 """The status file stays at 2 after the lock was released."""
 
-import os
-import tempfile
-
 from common import expiry, report, start
 
 start()
@@ -10,15 +7,12 @@ start()
 from database_locks import lock
 from django.conf import settings
 
-path = settings.DATABASE_LOCKS_STATUS_FILE = tempfile.mkstemp()[1]
-
 
 def status():
-    with open(path) as file:
+    with open(settings.DATABASE_LOCKS_STATUS_FILE) as file:
         return file.read()
 
 
 with lock("status", auto_renew=False):
     held = status()
 report(held=held, released=expiry("status") is None, after=status())
-os.remove(path)
