@@ -55,20 +55,7 @@ impl Connect for Locks {
 ///
 /// As [`Connect::connect`].
 pub async fn migrate(url: &str) -> Result<()> {
-    match Target::parse(url)? {
-        #[cfg(feature = "memory")]
-        Target::Memory => Ok(()),
-        #[cfg(feature = "sqlite")]
-        Target::Sqlite(config) => {
-            database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
-        }
-        #[cfg(feature = "postgres")]
-        Target::Postgres(config) => {
-            database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
-        }
-        #[cfg(feature = "mysql")]
-        Target::Mysql(config) => database_locks_mysql::migrate(*config).await,
-    }
+    Target::parse(url)?.migrate().await
 }
 
 /// What [`migrate`] does, as SQL for people who run their own migrations. Connects to nothing.
@@ -89,7 +76,8 @@ pub fn schema_sql(url: &str) -> Result<String> {
     })
 }
 
-enum Target {
+/// Where a URL leads.
+pub(crate) enum Target {
     #[cfg(feature = "memory")]
     Memory,
     #[cfg(feature = "sqlite")]
@@ -101,7 +89,7 @@ enum Target {
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str) -> Result<Self> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "memory")]
@@ -130,7 +118,7 @@ impl Target {
         }
     }
 
-    async fn connect(self) -> Result<Arc<dyn LockBackend>> {
+    pub(crate) async fn connect(self) -> Result<Arc<dyn LockBackend>> {
         Ok(match self {
             #[cfg(feature = "memory")]
             Self::Memory => Arc::new(database_locks_memory::MemoryBackend::new()),
@@ -147,6 +135,23 @@ impl Target {
                 Arc::new(database_locks_mysql::MysqlBackend::connect(*config).await?)
             }
         })
+    }
+
+    pub(crate) async fn migrate(self) -> Result<()> {
+        match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => Ok(()),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => {
+                database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
+            }
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => database_locks_mysql::migrate(*config).await,
+        }
     }
 }
 

@@ -52,6 +52,8 @@
 
 mod connect;
 
+pub mod blocking;
+
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
 
