@@ -51,11 +51,15 @@
 //! and let the resource refuse a token lower than one that it has seen.
 
 mod connect;
+#[cfg(feature = "macros")]
+mod locked;
 
 pub mod blocking;
 
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
+#[cfg(feature = "macros")]
+pub use locked::locked;
 
 #[cfg(feature = "memory")]
 pub use database_locks_memory as memory;

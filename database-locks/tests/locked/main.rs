@@ -1,0 +1,2 @@
+//! `#[locked]` on the memory backend.
+mod shapes;
