@@ -1,12 +1,17 @@
 //! What a holder may rely on, and what it leaves behind.
 
 use std::convert::Infallible;
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, thread};
 
-use database_locks::Ttl;
-use serde_json::json;
+use database_locks::{Connect as _, Error, Locks, Retry, Ttl, blocking, locked};
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
-use super::{LONG, NAME, Scene, release, run};
+use super::{LONG, NAME, Scene, project, run};
 use crate::Kind;
+use crate::project::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exception_in_the_body_releases() {
@@ -54,22 +59,22 @@ async fn two_threads_of_one_process_exclude_each_other() {
         })
     );
 
-    let held = scene.here.lock(NAME).acquire().await.unwrap();
-    let try_in_a_thread = || {
-        let (locks, runtime) = (scene.here.clone(), tokio::runtime::Handle::current());
-        let thread = std::thread::spawn(move || {
-            runtime.block_on(async {
-                let guard = locks.lock(NAME).try_acquire().await.unwrap();
-                let is_granted = guard.is_some();
-                release(guard).await;
-                is_granted
-            })
-        });
-        tokio::task::block_in_place(|| thread.join().unwrap())
+    let locks = blocking::Locks::from(scene.here.clone());
+    let gets_it = || {
+        let guard = locks.lock(NAME).try_acquire().unwrap();
+        guard.map(|guard| guard.release().unwrap()).is_some()
     };
-    assert!(!try_in_a_thread(), "granted to two threads");
-    held.release().await.unwrap();
-    assert!(try_in_a_thread(), "a thread like any other");
+    let holder = || {
+        let guard = locks.lock(NAME).acquire().unwrap();
+        let while_held = thread::scope(|scope| scope.spawn(gets_it).join().unwrap());
+        guard.release().unwrap();
+        let afterwards = thread::scope(|scope| scope.spawn(gets_it).join().unwrap());
+        (while_held, afterwards)
+    };
+    let (while_held, afterwards) =
+        thread::scope(|scope| block_in_place(|| scope.spawn(holder).join().unwrap()));
+    assert!(!while_held, "granted to two threads");
+    assert!(afterwards, "a thread like any other");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,4 +125,75 @@ async fn a_ttl_may_be_infinite() {
     assert_eq!(ask(), json!({ "granted": false }), "Django, too, can read what never comes");
     guard.release().await.unwrap();
     assert_eq!(ask(), json!({ "granted": true }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_file_does_not_stay_at_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut project = project(Kind::Postgres);
+    let theirs = folder.path().join("theirs");
+    project.set("DATABASE_LOCKS_STATUS_FILE", theirs.to_str().unwrap());
+    let seen = run("status_file", &[], &project);
+    assert_eq!(seen, json!({ "held": "2", "released": true, "after": "2" }));
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "2", "though the process has ended");
+
+    let scene = Scene::adopt(project, Value::Null).await;
+    let ours = folder.path().join("ours");
+    let options = Locks::builder().status_file(&ours);
+    let locks = Locks::connect_with(scene.project.database.url(), options).await.unwrap();
+    let guard = locks.lock(NAME).acquire().await.unwrap();
+    until_it_says(&ours, "2").await;
+    guard.release().await.unwrap();
+    until_it_says(&ours, "0").await;
+    // Also where the body fails.
+    let worked = locks.lock(NAME).run(async |_| Err::<Infallible, _>("the body failed")).await;
+    assert!(worked.unwrap().is_err());
+    locks.shutdown().await;
+    assert_eq!(fs::read_to_string(&ours).unwrap(), "0");
+}
+
+async fn until_it_says(file: &Path, digit: &str) {
+    let says = async {
+        while fs::read_to_string(file).is_ok_and(|text| text.trim() != digit) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, says).await.expect("it has to come to that");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn methods_of_one_name_on_two_types_are_two_locks() {
+    let scene = Scene::after("default_name", Kind::Postgres).await;
+    assert_eq!(
+        scene.seen,
+        json!({
+            "outcome": "LockException: failed to acquire lock",
+            "names": ["__main__.export"],
+        })
+    );
+
+    let entered = Invoices.export(&scene.here, &scene.there).await.unwrap();
+    assert_eq!(
+        entered,
+        ["django::faults::holding::Invoices::export", "django::faults::holding::Reports::export"]
+    );
+}
+
+struct Invoices;
+struct Reports;
+
+impl Invoices {
+    #[locked(with = here, retry = Retry::Never)]
+    async fn export(&self, here: &Locks, there: &Locks) -> Result<Vec<String>, Error> {
+        Reports.export(there).await
+    }
+}
+
+impl Reports {
+    /// Gives the names of the locks that are held.
+    #[locked(with = locks, retry = Retry::Never)]
+    async fn export(&self, locks: &Locks) -> Result<Vec<String>, Error> {
+        let held = locks.list("django::").await?;
+        Ok(held.into_iter().map(|info| info.lease.name.to_string()).collect())
+    }
 }
