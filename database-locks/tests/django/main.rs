@@ -6,6 +6,7 @@
 
 mod adoption;
 mod exclusion;
+mod faults;
 mod fleet;
 mod project;
 
