@@ -75,12 +75,16 @@
 //! and let the resource refuse a token lower than one that it has seen.
 
 mod connect;
+#[cfg(feature = "macros")]
+mod locked;
 mod settings;
 
 pub mod blocking;
 
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
+#[cfg(feature = "macros")]
+pub use locked::locked;
 pub use settings::Settings;
 
 #[cfg(feature = "memory")]
