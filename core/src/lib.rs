@@ -12,6 +12,7 @@
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
 //!   several hosts of one database.
 
+mod disabled;
 mod engine;
 mod guard;
 mod lease;
@@ -20,6 +21,7 @@ mod locked;
 mod locks;
 mod rwlock;
 mod semaphore;
+mod status;
 
 pub mod backend;
 pub mod blocking;

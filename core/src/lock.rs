@@ -11,7 +11,7 @@ use crate::engine::request::{OnWait, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Guard;
 use crate::identity::Attempt;
-use crate::lease::state::Terms;
+use crate::lease::state::{RenewBefore, Terms};
 use crate::lease::{Lease, OnLost};
 use crate::loss::LossReason;
 use crate::name::LockName;
@@ -23,27 +23,57 @@ use crate::ttl::Ttl;
 #[derive(Debug, Clone)]
 pub(crate) struct Requests {
     pub(crate) engine: Arc<Engine>,
+    pub(crate) defaults: Defaults,
+}
+
+/// What holds for requests that do not choose.
+#[derive(Debug, Clone)]
+pub(crate) struct Defaults {
     pub(crate) ttl: Ttl,
+    pub(crate) renew_before: Option<Duration>,
     pub(crate) owner: Owner,
     pub(crate) grace: Duration,
+    /// Whether there is a database at all.
+    pub(crate) enabled: bool,
 }
 
 impl Requests {
     pub(crate) fn request(&self, name: Result<LockName>, share: Result<Share>) -> LockRequest {
+        let Self { engine, defaults } = self.clone();
         LockRequest {
-            engine: Arc::clone(&self.engine),
+            engine,
             name,
             share,
-            owner: Ok(self.owner.clone()),
-            ttl: Ok(self.ttl),
+            owner: Ok(defaults.owner.clone()),
+            ttl: Ok(defaults.ttl),
             margin: None,
             renew_before: None,
             auto_renew: true,
-            grace: self.grace,
+            grace: defaults.grace,
             timeout: None,
             retry: Retry::default(),
             on_wait: None,
             on_lost: None,
+            defaults,
+        }
+    }
+}
+
+impl Defaults {
+    /// Checks that the defaults go together.
+    pub(crate) fn check(&self) -> Result<()> {
+        Terms::new(self.ttl, None, self.renew_before(self.ttl), true).map(drop)
+    }
+
+    /// When to renew a lease of this TTL for a holder who does not choose.
+    fn renew_before(&self, ttl: Ttl) -> RenewBefore {
+        match (self.renew_before, ttl.duration()) {
+            (None, _) => RenewBefore::default(),
+            // It fits the default TTL, and so it fits a longer one.
+            (Some(chosen), Some(ttl)) if self.ttl.duration().is_some_and(|own| own <= ttl) => {
+                RenewBefore::Exactly(chosen)
+            }
+            (Some(chosen), _) => RenewBefore::AtMostHalf(chosen),
         }
     }
 }
@@ -56,6 +86,7 @@ impl Requests {
 #[must_use = "a request does nothing until it is acquired, tried or run"]
 pub struct LockRequest {
     engine: Arc<Engine>,
+    defaults: Defaults,
     name: Result<LockName>,
     share: Result<Share>,
     owner: Result<Owner>,
@@ -86,7 +117,9 @@ impl LockRequest {
     }
 
     /// A renewal is due at the latest this long before the lease expires; it may come earlier.
-    /// Default 2 s, or half the TTL if that is less.
+    /// It must be less than the TTL. Default 2 s, or half the TTL if that is less, unless
+    /// [`LocksBuilder::default_renew_before`](crate::LocksBuilder::default_renew_before) says
+    /// otherwise.
     pub fn renew_before(mut self, renew_before: Duration) -> Self {
         self.renew_before = Some(renew_before);
         self
@@ -249,7 +282,12 @@ impl LockRequest {
                 )
                 .with_backend(can.backend));
             }
-            let terms = Terms::new(ttl, self.margin, self.renew_before, self.auto_renew)?;
+            let renew_before = match self.renew_before {
+                Some(chosen) => RenewBefore::Exactly(chosen),
+                None => self.defaults.renew_before(ttl),
+            };
+            let terms = Terms::new(ttl, self.margin, renew_before, self.auto_renew)?;
+            let terms = if self.defaults.enabled { terms } else { Terms::switched_off() };
             let asks_once = self.retry == Retry::Never;
             Ok(Request {
                 id: self.engine.next_id(),

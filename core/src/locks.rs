@@ -1,19 +1,22 @@
 //! The entrance: one backend and one engine, for all locks of a process.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Released};
+use crate::disabled;
 use crate::engine::{Engine, Home};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::LeaseId;
-use crate::lock::{LockRequest, Requests};
+use crate::lock::{Defaults, LockRequest, Requests};
 use crate::name::LockName;
 use crate::owner::Owner;
 use crate::rwlock::RwLock;
 use crate::semaphore::Semaphore;
 use crate::share::Share;
+use crate::status::Status;
 use crate::ttl::Ttl;
 
 /// Locks on one backend.
@@ -101,6 +104,9 @@ impl Locks {
     ///
     /// What the database reports, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.
     pub async fn force_release(&self, lease: &LeaseId) -> Result<bool> {
+        if !self.is_enabled() {
+            return Ok(false);
+        }
         let leases = [lease.clone()];
         self.requests
             .engine
@@ -146,6 +152,12 @@ impl Locks {
         self.requests.engine.shutdown().await;
     }
 
+    /// Whether these are locks at all: false where [`LocksBuilder::disabled`] switched them off.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.requests.defaults.enabled
+    }
+
     /// What the backend is and can do.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
@@ -158,20 +170,26 @@ impl Locks {
 #[must_use = "a builder does nothing until it is built"]
 pub struct LocksBuilder {
     ttl: Result<Ttl>,
+    renew_before: Option<Duration>,
     owner: Owner,
     grace: Duration,
     request_timeout: Duration,
     on_current_runtime: bool,
+    disabled: bool,
+    status_file: Option<PathBuf>,
 }
 
 impl Default for LocksBuilder {
     fn default() -> Self {
         Self {
             ttl: Ok(Ttl::DEFAULT),
+            renew_before: None,
             owner: Owner::of_this_process(),
             grace: Duration::ZERO,
             request_timeout: Duration::from_secs(5),
             on_current_runtime: false,
+            disabled: false,
+            status_file: None,
         }
     }
 }
@@ -180,6 +198,14 @@ impl LocksBuilder {
     /// The TTL of requests that choose none. Default 10 s.
     pub fn default_ttl(mut self, ttl: impl TryInto<Ttl, Error: Into<Error>>) -> Self {
         self.ttl = ttl.try_into().map_err(Into::into);
+        self
+    }
+
+    /// The [`renew_before`](LockRequest::renew_before) of requests that choose none; it must be less
+    /// than the [default TTL](Self::default_ttl). A request with a shorter TTL of its own gets half
+    /// that TTL if this is more. Default 2 s, or half the TTL if that is less.
+    pub fn default_renew_before(mut self, renew_before: Duration) -> Self {
+        self.renew_before = Some(renew_before);
         self
     }
 
@@ -210,6 +236,50 @@ impl LocksBuilder {
         self
     }
 
+    /// The off switch: true grants every request at once, without a database, and warns once, in the
+    /// log. For where nobody else can be in the way, or the database has to be done without.
+    ///
+    /// **Nothing is excluded any more.** Otherwise all is as if every lock were free: options are
+    /// checked, explicit owners join, tokens grow, counted from the time as databases do. A lease is
+    /// never lost, but by [`shutdown`](Locks::shutdown). There is none to [`list`](Locks::list) or
+    /// to [release by force](Locks::force_release).
+    pub fn disabled(mut self, disabled: bool) -> Self {
+        self.disabled = disabled;
+        self
+    }
+
+    /// A file that shows, as one digit, what the locks of this process are at: `0` idle, `1` waiting
+    /// for a lock, `2` holding one. For supervisors and load balancers; default none.
+    ///
+    /// It shows the furthest state of all locks of all [`Locks`] of the process that name this file,
+    /// from `0` at the start to `0` at the end; a lease that is lost is not held. Each state replaces
+    /// the file as a whole, so that a reader finds exactly one digit; of states that follow each
+    /// other within some milliseconds only the last may be seen. [`shutdown`](Locks::shutdown) waits
+    /// until the file shows the end.
+    ///
+    /// A reader can rely on the digit while the process lives. One that ends without a shutdown, or
+    /// is killed, leaves its last digit behind until another one starts: look also whether the
+    /// process is there, and never take `2` for the lock.
+    ///
+    /// A file that is there keeps its permissions (and its owner, as far as the system lets us); a
+    /// new one gets those that the umask leaves of `rw-rw-rw-`. Symbolic links are followed. The
+    /// process must be allowed to make files in that folder. What cannot be written breaks nothing:
+    /// it is logged, and tried again when the state changes.
+    pub fn status_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.status_file = Some(path.into());
+        self
+    }
+
+    /// Whether the defaults for requests can be used, and go together: for whoever reads them from
+    /// somewhere, and can say where. Starts nothing; [`build`](Self::build) looks as well.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a TTL that cannot be, and a renewal that does not fit it.
+    pub fn check_defaults(&self) -> Result<()> {
+        self.defaults().map(drop)
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -217,12 +287,14 @@ impl LocksBuilder {
     /// [`ErrorKind::InvalidOption`] for an option that cannot be used, and [`ErrorKind::Backend`]
     /// where the system gives no thread.
     pub fn build(self, backend: Arc<dyn LockBackend>) -> Result<Locks> {
-        let home = self.home()?;
-        self.start(home, backend)
+        let prepared = self.prepare()?;
+        let backend = if prepared.is_enabled() { backend } else { disabled::backend() };
+        Ok(prepared.start(backend))
     }
 
     /// Connects a backend where the engine will run, so that its connections belong to the
-    /// engine's runtime and not to the caller's, and starts the engine.
+    /// engine's runtime and not to the caller's, and starts the engine. Locks that are
+    /// [switched off](Self::disabled) do not connect.
     ///
     /// # Errors
     ///
@@ -231,24 +303,67 @@ impl LocksBuilder {
         self,
         connect: impl Future<Output = Result<Arc<dyn LockBackend>>> + Send + 'static,
     ) -> Result<Locks> {
-        let home = self.home()?;
-        let backend = home.run(connect).await?;
-        self.start(home, backend)
+        let prepared = self.prepare()?;
+        let backend = if prepared.is_enabled() {
+            let status = prepared.status.clone();
+            let connect = async move {
+                let connected = connect.await;
+                if connected.is_err() {
+                    // The process may end now, and a crashed one may have left another digit.
+                    status.flush().await;
+                }
+                connected
+            };
+            prepared.home.run(connect).await?
+        } else {
+            disabled::backend()
+        };
+        Ok(prepared.start(backend))
     }
 
-    fn home(&self) -> Result<Home> {
+    fn prepare(self) -> Result<Prepared> {
         if self.request_timeout.is_zero() {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
                 "the request_timeout is zero: give the database some time to answer",
             ));
         }
-        if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }
+        let defaults = self.defaults()?;
+        let home =
+            if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }?;
+        let status = Status::open(self.status_file)?;
+        Ok(Prepared { home, defaults, request_timeout: self.request_timeout, status })
     }
 
-    fn start(self, home: Home, backend: Arc<dyn LockBackend>) -> Result<Locks> {
-        let engine = Arc::new(Engine::start(home, backend, self.request_timeout));
-        let Self { ttl, owner, grace, .. } = self;
-        Ok(Locks { requests: Requests { engine, ttl: ttl?, owner, grace } })
+    fn defaults(&self) -> Result<Defaults> {
+        let defaults = Defaults {
+            ttl: self.ttl.clone()?,
+            renew_before: self.renew_before,
+            owner: self.owner.clone(),
+            grace: self.grace,
+            enabled: !self.disabled,
+        };
+        defaults.check()?;
+        Ok(defaults)
+    }
+}
+
+/// Options that were checked, and a place for the engine.
+struct Prepared {
+    home: Home,
+    defaults: Defaults,
+    request_timeout: Duration,
+    status: Status,
+}
+
+impl Prepared {
+    fn is_enabled(&self) -> bool {
+        self.defaults.enabled
+    }
+
+    fn start(self, backend: Arc<dyn LockBackend>) -> Locks {
+        let Self { home, defaults, request_timeout, status } = self;
+        let engine = Arc::new(Engine::start(home, backend, request_timeout, status));
+        Locks { requests: Requests { engine, defaults } }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Locks,
-    LossReason, Released, Renewal, Renewed, Result, Ttl, Verdict, async_trait,
+    LocksBuilder, LossReason, Released, Renewal, Renewed, Result, Ttl, Verdict, async_trait,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,13 +25,20 @@ struct Hanging {
     start: Instant,
     claims_take: Duration,
     claims: AtomicU32,
+    renewals: AtomicU32,
     ledger: Mutex<Ledger>,
 }
 
 impl Hanging {
     fn new(claims_take: Duration) -> Self {
         let start = Instant::now();
-        Self { start, claims_take, claims: AtomicU32::new(0), ledger: Mutex::default() }
+        Self {
+            start,
+            claims_take,
+            claims: AtomicU32::new(0),
+            renewals: AtomicU32::new(0),
+            ledger: Mutex::default(),
+        }
     }
 
     /// How many leases live.
@@ -59,6 +66,7 @@ impl LockBackend for Hanging {
     }
 
     async fn renew(&self, _: &[Renewal]) -> Result<Vec<Renewed>> {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
         std::future::pending().await
     }
 
@@ -105,6 +113,47 @@ async fn the_deadline_is_counted_from_before_the_request() {
     let after = asked.elapsed();
     assert!(after <= TTL - MARGIN + TICK, "{after:?}");
     assert_eq!(guard.check().unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_default_says_when_renewals_are_due() {
+    let second = Duration::from_secs(1);
+    for (options, due) in [
+        (Locks::builder(), false),
+        (Locks::builder().default_renew_before(second * 9), true),
+        (Locks::builder().default_ttl(second * 30).default_renew_before(second * 9), false),
+        (Locks::builder().default_ttl(second * 30).default_renew_before(second * 29), true),
+    ] {
+        let backend = Arc::new(Hanging::new(Duration::ZERO));
+        let locks = options.on_current_runtime().build(backend.clone()).unwrap();
+        let _guard = locks.lock("x").acquire().await.unwrap();
+        sleep(second).await;
+        assert_eq!(backend.renewals.load(Ordering::Relaxed) > 0, due);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_default_gives_way_to_a_shorter_ttl_and_to_a_choice() {
+    let second = Duration::from_secs(1);
+    let options = Locks::builder().default_renew_before(second * 9).on_current_runtime();
+    let locks = options.build(Arc::new(Hanging::new(Duration::ZERO))).unwrap();
+    locks.lock("x").ttl(second).acquire().await.unwrap().release().await.unwrap();
+    let chosen = locks.lock("x").renew_before(second * 10).acquire().await.unwrap_err();
+    assert_eq!(chosen.kind(), ErrorKind::InvalidOption);
+}
+
+#[test]
+fn a_default_that_does_not_fit_the_default_ttl_is_refused() {
+    let build = |options: LocksBuilder| options.build(Arc::new(Hanging::new(Duration::ZERO)));
+    let second = Duration::from_secs(1);
+    for options in [
+        Locks::builder().default_renew_before(second * 10),
+        Locks::builder().default_renew_before(second).default_ttl(second),
+    ] {
+        assert_eq!(build(options).unwrap_err().kind(), ErrorKind::InvalidOption);
+    }
+    let endless = Locks::builder().default_ttl(Ttl::Infinite).default_renew_before(second * 99);
+    build(endless).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,20 +55,7 @@ impl Connect for Locks {
 ///
 /// As [`Connect::connect`].
 pub async fn migrate(url: &str) -> Result<()> {
-    match Target::parse(url)? {
-        #[cfg(feature = "memory")]
-        Target::Memory => Ok(()),
-        #[cfg(feature = "sqlite")]
-        Target::Sqlite(config) => {
-            database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
-        }
-        #[cfg(feature = "postgres")]
-        Target::Postgres(config) => {
-            database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
-        }
-        #[cfg(feature = "mysql")]
-        Target::Mysql(config) => database_locks_mysql::migrate(*config).await,
-    }
+    Target::parse(url)?.migrate().await
 }
 
 /// What [`migrate`] does, as SQL for people who run their own migrations. Connects to nothing.
@@ -77,19 +64,11 @@ pub async fn migrate(url: &str) -> Result<()> {
 ///
 /// As [`Connect::connect`], but for those of a connection.
 pub fn schema_sql(url: &str) -> Result<String> {
-    Ok(match Target::parse(url)? {
-        #[cfg(feature = "memory")]
-        Target::Memory => String::new(),
-        #[cfg(feature = "sqlite")]
-        Target::Sqlite(config) => database_locks_sqlite::schema_sql(&config),
-        #[cfg(feature = "postgres")]
-        Target::Postgres(config) => database_locks_postgres::schema_sql(&config),
-        #[cfg(feature = "mysql")]
-        Target::Mysql(config) => database_locks_mysql::schema_sql(&config),
-    })
+    Ok(Target::parse(url)?.schema_sql())
 }
 
-enum Target {
+/// Where a URL leads.
+pub(crate) enum Target {
     #[cfg(feature = "memory")]
     Memory,
     #[cfg(feature = "sqlite")]
@@ -101,7 +80,7 @@ enum Target {
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str) -> Result<Self> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "memory")]
@@ -130,7 +109,25 @@ impl Target {
         }
     }
 
-    async fn connect(self) -> Result<Arc<dyn LockBackend>> {
+    /// The same database, but another table. Memory has none.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "mysql", feature = "postgres")),
+        expect(unused_variables, reason = "no backend that has a table")
+    )]
+    pub(crate) fn with_table(self, table: &str) -> Result<Self> {
+        Ok(match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => Self::Memory,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => Self::Sqlite(config.with_table(table)?),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Self::Postgres(Box::new(config.table(table)?)),
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => Self::Mysql(Box::new(config.table(table)?)),
+        })
+    }
+
+    pub(crate) async fn connect(self) -> Result<Arc<dyn LockBackend>> {
         Ok(match self {
             #[cfg(feature = "memory")]
             Self::Memory => Arc::new(database_locks_memory::MemoryBackend::new()),
@@ -147,6 +144,36 @@ impl Target {
                 Arc::new(database_locks_mysql::MysqlBackend::connect(*config).await?)
             }
         })
+    }
+
+    pub(crate) async fn migrate(self) -> Result<()> {
+        match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => Ok(()),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => {
+                database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => {
+                database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
+            }
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => database_locks_mysql::migrate(*config).await,
+        }
+    }
+
+    pub(crate) fn schema_sql(self) -> String {
+        match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => String::new(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => database_locks_sqlite::schema_sql(&config),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => database_locks_postgres::schema_sql(&config),
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => database_locks_mysql::schema_sql(&config),
+        }
     }
 }
 

@@ -10,12 +10,12 @@
 //! println!("one of us works, under token {}", guard.token());
 //! guard.release()?;
 //!
-//! let sum = locks.lock("nightly").run(|lease| {
+//! locks.lock("nightly").run(|lease| -> Result<()> {
 //!     for page in 0..10 {
 //!         lease.check()?; // Lost? Then stop here.
 //!         println!("page {page}");
 //!     }
-//!     Ok(55)
+//!     Ok(())
 //! })??;
 //! # Ok(()) }
 //! ```
@@ -157,6 +157,12 @@ impl Locks {
             self.0.shutdown().await;
             Ok(())
         })
+    }
+
+    /// Whether these are locks at all: see [`crate::Locks::is_enabled`].
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.0.is_enabled()
     }
 
     /// What the backend is and can do.

@@ -25,6 +25,7 @@ use crate::lease::Lease;
 use crate::lease::state::{Event, Phase};
 use crate::loss::LossReason;
 use crate::name::LockName;
+use crate::status::Status;
 
 /// How many batches of releases may be in flight.
 const RELEASES_IN_FLIGHT: usize = 2;
@@ -59,6 +60,7 @@ pub(crate) struct Actor {
     owned: HashMap<(LockName, Arc<str>), WeakHold>,
     tasks: JoinSet<Done>,
     closing: Option<Vec<oneshot::Sender<()>>>,
+    status: Status,
     random: fastrand::Rng,
 }
 
@@ -75,6 +77,7 @@ impl Actor {
         clock: Clock,
         request_timeout: Duration,
         commands: mpsc::UnboundedReceiver<Command>,
+        status: Status,
     ) -> Self {
         let can = backend.capabilities();
         let (hints_sender, hints) = mpsc::unbounded_channel();
@@ -94,6 +97,7 @@ impl Actor {
             owned: HashMap::new(),
             tasks: JoinSet::new(),
             closing: None,
+            status,
             random: fastrand::Rng::new(),
         }
     }
@@ -138,7 +142,9 @@ impl Actor {
             self.heartbeat.tick(now);
             self.releases.tick(now);
         }
-        for waiting in self.closing.take().into_iter().flatten() {
+        let Some(closing) = self.closing.take() else { return };
+        self.status.flush().await;
+        for waiting in closing {
             let _ = waiting.send(());
         }
     }
@@ -156,7 +162,7 @@ impl Actor {
             Command::Enter(mut request) => {
                 if self.closing.is_some() {
                     if let Some(reply) = request.reply.take() {
-                        let _ = reply.send(Err(shut_down()));
+                        reply.send(Err(shut_down()));
                     }
                     return;
                 }

@@ -23,10 +23,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backend::LockBackend;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::status::Status;
 
 use self::actor::{Actor, Command, shut_down};
 use self::hold::Hold;
-use self::request::{Request, RequestId};
+use self::request::{Reply, Request, RequestId};
 
 /// Where an engine runs.
 #[derive(Debug)]
@@ -86,6 +87,7 @@ pub(crate) struct Engine {
     runtime: Handle,
     request_timeout: Duration,
     commands: mpsc::UnboundedSender<Command>,
+    status: Status,
     next_id: AtomicU64,
 }
 
@@ -94,6 +96,7 @@ impl Engine {
         home: Home,
         backend: Arc<dyn LockBackend>,
         request_timeout: Duration,
+        status: Status,
     ) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let Home { runtime, alive } = home;
@@ -101,12 +104,13 @@ impl Engine {
             Some(_) => Clock::Boot,
             None => Clock::of_tokio(),
         };
-        let actor = Actor::new(Arc::clone(&backend), clock, request_timeout, receiver);
+        let actor =
+            Actor::new(Arc::clone(&backend), clock, request_timeout, receiver, status.clone());
         runtime.spawn(async move {
             actor.run().await;
             drop(alive);
         });
-        Self { backend, runtime, request_timeout, commands, next_id: AtomicU64::new(0) }
+        Self { backend, runtime, request_timeout, commands, status, next_id: AtomicU64::new(0) }
     }
 
     pub(crate) fn backend(&self) -> &dyn LockBackend {
@@ -126,8 +130,8 @@ impl Engine {
     /// Cancel safe: a request whose future is dropped is taken back, and what it may have been
     /// granted meanwhile is released.
     pub(crate) async fn request(&self, mut request: Request) -> Result<Option<Hold>> {
-        let (reply, answer) = oneshot::channel();
-        request.reply = Some(reply);
+        let (caller, answer) = oneshot::channel();
+        request.reply = Some(Reply::new(caller, self.status.waiting()));
         let leave = LeaveOnDrop { engine: self, id: request.id };
         self.commands.send(Command::Enter(Box::new(request))).map_err(|_| shut_down())?;
         let answer = answer.await.unwrap_or_else(|_| Err(shut_down()));

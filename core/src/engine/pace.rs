@@ -1,8 +1,11 @@
 //! How often a waiter asks: quick at first, then slower, and in step with the others.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::backend::Busy;
+use crate::duration::parse_duration;
+use crate::error::Error;
 
 /// How a request that finds its lock busy asks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +19,23 @@ pub enum Retry {
     Every(Duration),
     /// Never: the request asks once.
     Never,
+}
+
+/// `adaptive`, `never` (also `none` and `0`), or an interval as [`parse_duration`] takes it.
+impl FromStr for Retry {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let word = text.trim();
+        if word.eq_ignore_ascii_case("adaptive") {
+            return Ok(Self::Adaptive);
+        }
+        if word.eq_ignore_ascii_case("never") || word.eq_ignore_ascii_case("none") {
+            return Ok(Self::Never);
+        }
+        let interval = parse_duration(text)?;
+        Ok(if interval.is_zero() { Self::Never } else { Self::Every(interval) })
+    }
 }
 
 const FIRST: Duration = Duration::from_millis(25);
@@ -113,6 +133,24 @@ mod tests {
     fn delay(pace: Pace, asks: u32, retry_after: Option<Duration>) -> Duration {
         let busy = Busy { holder: None, retry_after };
         pace.next_ask(Retry::Adaptive, asks, &busy, NOW, 0.5) - NOW
+    }
+
+    #[test]
+    fn a_retry_can_be_written() {
+        let every = |millis| Retry::Every(Duration::from_millis(millis));
+        for (text, retry) in [
+            ("adaptive", Retry::Adaptive),
+            ("Never", Retry::Never),
+            ("none", Retry::Never),
+            ("0", Retry::Never),
+            ("0.5", every(500)),
+            ("250ms", every(250)),
+        ] {
+            assert_eq!(text.parse::<Retry>().unwrap(), retry, "{text:?}");
+        }
+        for text in ["", "often", "-1"] {
+            assert!(text.parse::<Retry>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

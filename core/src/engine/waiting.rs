@@ -175,7 +175,7 @@ impl WaitingRoom {
         let ids: Vec<RequestId> = self.pending.keys().copied().collect();
         for id in ids {
             if let Some(reply) = self.dismiss(id, now) {
-                let _ = reply.send(Err(error.clone()));
+                reply.send(Err(error.clone()));
             }
         }
     }
@@ -323,7 +323,7 @@ impl WaitingRoom {
         pending.unsure &= busy.holder.is_none();
         if pending.request.reply.is_some() && pending.request.retry == Retry::Never {
             if let Some(reply) = self.dismiss(id, now) {
-                let _ = reply.send(Ok(None));
+                reply.send(Ok(None));
             }
             return;
         }
@@ -376,7 +376,7 @@ impl WaitingRoom {
         let name = pending.request.claim.name.clone();
         match self.dismiss(id, now) {
             Some(reply) => {
-                let _ = reply.send(Err(error.with_lock(&name)));
+                reply.send(Err(error.with_lock(&name)));
             }
             None => {
                 self.remove(id);
@@ -388,7 +388,7 @@ impl WaitingRoom {
         let Some(pending) = self.pending.get(&id) else { return };
         let why = pending.why_not(self.backend, now);
         if let Some(reply) = self.dismiss(id, now) {
-            let _ = reply.send(Err(why));
+            reply.send(Err(why));
         } else if self.is_in_flight(id) {
             // What is under way is waited for: it may be a grant.
             self.agenda.set(Due::GiveUp(id), now.saturating_add(SILENCE));

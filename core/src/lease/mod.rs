@@ -4,7 +4,7 @@ pub(crate) mod state;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::identity::{LeaseId, Token};
 use crate::loss::LossReason;
 use crate::name::LockName;
+use crate::status::Mark;
 
 use self::state::{Event, Phase, State, Terms};
 
@@ -32,6 +33,8 @@ struct Inner {
     clock: Clock,
     state: watch::Sender<State>,
     callbacks: Mutex<Vec<OnLost>>,
+    /// Counts the lease until it is over.
+    mark: Mutex<Option<Mark>>,
 }
 
 impl Lease {
@@ -42,6 +45,7 @@ impl Lease {
             clock,
             state: watch::Sender::new(State::granted(asked_at, &terms)),
             callbacks: Mutex::default(),
+            mark: Mutex::default(),
         }))
     }
 
@@ -124,6 +128,15 @@ impl Lease {
         }
     }
 
+    /// Counts the lease by `mark`, unless it is counted already, for as long as it is not over.
+    pub(crate) fn count_as(&self, mark: Mark) {
+        // The lock is held across the look, so that an end that comes now finds the mark.
+        let mut counted = self.mark();
+        if !self.0.state.borrow().is_over() {
+            counted.get_or_insert(mark);
+        }
+    }
+
     pub(crate) fn terms(&self) -> &Terms {
         &self.0.terms
     }
@@ -146,6 +159,7 @@ impl Lease {
         let state = *self.0.state.borrow();
         if state.is_over() {
             callbacks.append(&mut self.callbacks());
+            self.mark().take();
         }
         if let Phase::Lost(reason) = state.phase
             && !callbacks.is_empty()
@@ -155,7 +169,11 @@ impl Lease {
         state
     }
 
-    fn callbacks(&self) -> std::sync::MutexGuard<'_, Vec<OnLost>> {
+    fn mark(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.0.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn callbacks(&self) -> MutexGuard<'_, Vec<OnLost>> {
         self.0.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -14,6 +14,24 @@ pub(crate) struct Terms {
     pub(crate) margin: Duration,
     /// How long after a renewal the next is due; `None` where nobody renews.
     pub(crate) renew_every: Option<Duration>,
+    /// Locks are switched off: no database knows of the lease, and only a shutdown ends it.
+    pub(crate) switched_off: bool,
+}
+
+/// How long before expiry a renewal is due at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RenewBefore {
+    /// This long: it must be less than the TTL.
+    Exactly(Duration),
+    /// This long, or half the TTL where that is less.
+    AtMostHalf(Duration),
+}
+
+/// What a holder gets who does not choose.
+impl Default for RenewBefore {
+    fn default() -> Self {
+        Self::AtMostHalf(Duration::from_secs(2))
+    }
 }
 
 /// How often a lease is renewed that would live much longer, so that its holder learns in time
@@ -21,20 +39,18 @@ pub(crate) struct Terms {
 const LONGEST_PERIOD: Duration = Duration::from_secs(30);
 /// The shortest and the longest margin that is chosen for a holder who does not choose.
 const MARGINS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// By how long before expiry a renewal is due for a holder who does not choose.
-const RENEW_BEFORE: Duration = Duration::from_secs(2);
 
 impl Terms {
     /// Fills in what was not chosen, and checks what was.
     pub(crate) fn new(
         ttl: Ttl,
         margin: Option<Duration>,
-        renew_before: Option<Duration>,
+        renew_before: RenewBefore,
         auto_renew: bool,
     ) -> Result<Self> {
         let Some(length) = ttl.duration() else {
             let renew_every = auto_renew.then_some(LONGEST_PERIOD);
-            return Ok(Self { ttl, margin: Duration::ZERO, renew_every });
+            return Ok(Self { ttl, margin: Duration::ZERO, renew_every, switched_off: false });
         };
         let check = |option: &str, value: Duration| {
             if value < length {
@@ -48,17 +64,23 @@ impl Terms {
         let margin = margin.unwrap_or_else(|| (length / 50).clamp(MARGINS.0, MARGINS.1));
         check("the margin", margin)?;
         let renew_before = match renew_before {
-            Some(chosen) => {
+            RenewBefore::Exactly(chosen) => {
                 check("renew_before", chosen)?;
                 chosen
             }
-            None => RENEW_BEFORE.min(length / 2),
+            RenewBefore::AtMostHalf(chosen) => chosen.min(length / 2),
         };
         let period = (length / 3)
             .min(length - renew_before)
             .min((length - margin) / 2)
             .clamp(Duration::from_millis(1), LONGEST_PERIOD);
-        Ok(Self { ttl, margin, renew_every: auto_renew.then_some(period) })
+        let renew_every = auto_renew.then_some(period);
+        Ok(Self { ttl, margin, renew_every, switched_off: false })
+    }
+
+    /// The terms of a lease while locks are switched off.
+    pub(crate) fn switched_off() -> Self {
+        Self { ttl: Ttl::Infinite, margin: Duration::ZERO, renew_every: None, switched_off: true }
     }
 }
 
@@ -110,6 +132,9 @@ impl State {
             return self;
         }
         if let Event::Gone(reason) = event {
+            if terms.switched_off && reason != LossReason::Shutdown {
+                return self;
+            }
             return Self { phase: Phase::Lost(reason), ..self };
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -149,7 +174,7 @@ mod tests {
     }
 
     fn terms() -> Terms {
-        Terms::new(Ttl::new(at(10)).unwrap(), Some(at(1)), None, true).unwrap()
+        Terms::new(Ttl::new(at(10)).unwrap(), Some(at(1)), RenewBefore::default(), true).unwrap()
     }
 
     #[test]
@@ -193,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_lease_without_end_is_lost_only_by_the_servers_word() {
-        let terms = Terms::new(Ttl::Infinite, None, None, true).unwrap();
+        let terms = Terms::new(Ttl::Infinite, None, RenewBefore::default(), true).unwrap();
         let state = State::granted(at(1), &terms).on(Event::Failed, Duration::MAX, &terms);
         assert_eq!(state, State { phase: Phase::Unknown, deadline: None });
         let state = state.on(Event::Gone(LossReason::Forced), at(2), &terms);
@@ -201,19 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_of_locks_that_are_switched_off_is_ended_by_shutdown_alone() {
+        let terms = Terms::switched_off();
+        let state = State::granted(at(1), &terms);
+        for event in [Event::Gone(LossReason::Superseded), Event::Tick, Event::Failed] {
+            let phase = state.on(event, Duration::MAX, &terms).phase;
+            assert!(matches!(phase, Phase::Held | Phase::Unknown), "{event:?}: {phase:?}");
+        }
+        let state = state.on(Event::Gone(LossReason::Shutdown), at(2), &terms);
+        assert_eq!(state.phase, Phase::Lost(LossReason::Shutdown));
+    }
+
+    #[test]
     fn terms_are_checked_and_filled_in() {
+        use RenewBefore::{AtMostHalf, Exactly};
         let ttl = Ttl::new(at(10)).unwrap();
-        let default = Terms::new(ttl, None, None, true).unwrap();
+        let every = |renew_before| Terms::new(ttl, None, renew_before, true).unwrap().renew_every;
+        let default = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
         assert_eq!(default.margin, Duration::from_millis(200));
         assert_eq!(default.renew_every, Some(at(10) / 3));
-        let late = Terms::new(ttl, None, Some(at(9)), true).unwrap();
-        assert_eq!(late.renew_every, Some(at(1)));
-        assert_eq!(Terms::new(ttl, None, None, false).unwrap().renew_every, None);
-        for (margin, renew_before) in [(Some(at(10)), None), (None, Some(at(10)))] {
+        assert_eq!(every(Exactly(at(9))), Some(at(1)));
+        assert_eq!(every(AtMostHalf(at(8))), every(Exactly(at(5))));
+        assert_eq!(Terms::new(ttl, None, Exactly(at(1)), false).unwrap().renew_every, None);
+        for (margin, renew_before) in
+            [(Some(at(10)), RenewBefore::default()), (None, Exactly(at(10)))]
+        {
             let error = Terms::new(ttl, margin, renew_before, true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption);
         }
-        let day = Terms::new(Ttl::new(Ttl::MAX).unwrap(), None, None, true).unwrap();
+        let day = Ttl::new(Ttl::MAX).unwrap();
+        let day = Terms::new(day, None, RenewBefore::default(), true).unwrap();
         assert_eq!(day.renew_every, Some(LONGEST_PERIOD));
     }
 
