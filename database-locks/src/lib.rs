@@ -40,7 +40,8 @@
 //! | `mysql` | `mysql://...`, `mariadb://...` | many hosts with a MySQL, a MariaDB or a Galera cluster |
 //! | `memory` | `memory:` | unit tests, in one process |
 //!
-//! Each feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
+//! The feature `macros` (default) is `#[locked]`, which runs a whole function under a lock. Each
+//! other feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
 //! [`LockBackend`] of your own.
 //!
 //! # Without async

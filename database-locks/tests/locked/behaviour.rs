@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use database_locks::memory::MemoryBackend;
-use database_locks::{ErrorKind, LeaseId, Locks, LossReason, Retry, Ttl, blocking, locked};
+use database_locks::{ErrorKind, Lease, LeaseId, Locks, LossReason, Retry, Ttl, blocking, locked};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -97,8 +97,8 @@ impl Failure {
     }
 }
 
-#[locked("busy", with = locks, timeout = "20ms")]
-async fn with_timeout(locks: &Locks) -> Result<(), Failure> {
+#[locked("busy", with = locks, timeout = "20ms", on_wait = move |_| waited.store(true, Ordering::SeqCst))]
+async fn with_timeout(locks: &Locks, waited: Arc<AtomicBool>) -> Result<(), Failure> {
     unreachable!("somebody else holds the lock")
 }
 
@@ -112,7 +112,9 @@ fn who_does_not_get_the_lock_returns_an_error_of_its_own_type() {
     let locks = locks();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let guard = runtime.block_on(locks.lock("busy").acquire()).unwrap();
-    let error = runtime.block_on(with_timeout(&locks)).unwrap_err();
+    let waited = Arc::new(AtomicBool::new(false));
+    let error = runtime.block_on(with_timeout(&locks, Arc::clone(&waited))).unwrap_err();
+    assert!(waited.load(Ordering::SeqCst));
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(asking_once(&locks).unwrap_err().kind(), ErrorKind::Timeout);
     runtime.block_on(guard.release()).unwrap();
@@ -241,6 +243,41 @@ async fn a_dropped_future_releases_the_lock() {
         () = entered => {}
     }
     let _guard = locks.lock("dropped").timeout(LONG).acquire().await.unwrap();
+}
+
+/// What the work mentions of the arguments is moved into it.
+#[tokio::test]
+async fn arguments_end_before_the_lock_is_released() {
+    struct Probe {
+        lease: Option<Lease>,
+        held: Arc<AtomicBool>,
+    }
+
+    impl Drop for Probe {
+        fn drop(&mut self) {
+            let held = self.lease.as_ref().is_some_and(|lease| lease.check().is_ok());
+            self.held.store(held, Ordering::SeqCst);
+        }
+    }
+
+    #[locked("arguments", with = locks, lease = lease)]
+    async fn asynchronous(locks: &Locks, mut probe: Probe) -> Result<(), Error> {
+        probe.lease = Some(lease);
+        probe.lease.as_ref().map_or(Ok(()), |lease| Ok(lease.check()?))
+    }
+
+    #[locked("arguments", with = locks, lease = lease)]
+    fn plain(locks: Locks, mut probe: Probe) -> Result<(), Error> {
+        probe.lease = Some(lease);
+        probe.lease.as_ref().map_or(Ok(()), |lease| Ok(lease.check()?))
+    }
+
+    let (locks, held) = (locks(), Arc::new(AtomicBool::new(false)));
+    asynchronous(&locks, Probe { lease: None, held: Arc::clone(&held) }).await.unwrap();
+    assert!(held.swap(false, Ordering::SeqCst));
+    let probe = Probe { lease: None, held: Arc::clone(&held) };
+    tokio::task::spawn_blocking(|| plain(locks, probe)).await.unwrap().unwrap();
+    assert!(held.load(Ordering::SeqCst));
 }
 
 /// The locks live for as long as somebody holds one of them.

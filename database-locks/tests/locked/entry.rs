@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use database_locks::memory::MemoryBackend;
-use database_locks::{Connect, Error, Locks, locked};
+use database_locks::{Connect, Error, Locks, blocking, locked};
 
 mod below {
     use super::{Connect, Error, Locks, locked};
@@ -47,6 +47,20 @@ fn main_under_tokio_in_both_orders() {
     assert_eq!(above::main().unwrap(), "main");
     assert_eq!(below::by_default().unwrap(), "locked::entry::below::by_default");
     assert_eq!(above::by_default().unwrap(), "locked::entry::above::by_default");
+}
+
+fn open() -> Result<blocking::Locks, Error> {
+    Ok(Locks::new(MemoryBackend::new()).into())
+}
+
+#[locked(with = open()?, lease = lease)]
+fn main() -> anyhow::Result<String> {
+    Ok(lease.name().to_string())
+}
+
+#[test]
+fn a_plain_main() {
+    assert_eq!(main().unwrap(), "locked::entry::main");
 }
 
 #[tokio::test]
