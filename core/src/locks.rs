@@ -270,6 +270,16 @@ impl LocksBuilder {
         self
     }
 
+    /// Whether the defaults for requests can be used, and go together: for whoever reads them from
+    /// somewhere, and can say where. Starts nothing; [`build`](Self::build) looks as well.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a TTL that cannot be, and a renewal that does not fit it.
+    pub fn check_defaults(&self) -> Result<()> {
+        self.defaults().map(drop)
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -318,14 +328,23 @@ impl LocksBuilder {
                 "the request_timeout is zero: give the database some time to answer",
             ));
         }
-        let Self { renew_before, owner, grace, request_timeout, .. } = self;
-        let defaults =
-            Defaults { ttl: self.ttl?, renew_before, owner, grace, enabled: !self.disabled };
-        defaults.check()?;
+        let defaults = self.defaults()?;
         let home =
             if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }?;
         let status = Status::open(self.status_file)?;
-        Ok(Prepared { home, defaults, request_timeout, status })
+        Ok(Prepared { home, defaults, request_timeout: self.request_timeout, status })
+    }
+
+    fn defaults(&self) -> Result<Defaults> {
+        let defaults = Defaults {
+            ttl: self.ttl.clone()?,
+            renew_before: self.renew_before,
+            owner: self.owner.clone(),
+            grace: self.grace,
+            enabled: !self.disabled,
+        };
+        defaults.check()?;
+        Ok(defaults)
     }
 }
 

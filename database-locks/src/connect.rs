@@ -64,16 +64,7 @@ pub async fn migrate(url: &str) -> Result<()> {
 ///
 /// As [`Connect::connect`], but for those of a connection.
 pub fn schema_sql(url: &str) -> Result<String> {
-    Ok(match Target::parse(url)? {
-        #[cfg(feature = "memory")]
-        Target::Memory => String::new(),
-        #[cfg(feature = "sqlite")]
-        Target::Sqlite(config) => database_locks_sqlite::schema_sql(&config),
-        #[cfg(feature = "postgres")]
-        Target::Postgres(config) => database_locks_postgres::schema_sql(&config),
-        #[cfg(feature = "mysql")]
-        Target::Mysql(config) => database_locks_mysql::schema_sql(&config),
-    })
+    Ok(Target::parse(url)?.schema_sql())
 }
 
 /// Where a URL leads.
@@ -118,6 +109,20 @@ impl Target {
         }
     }
 
+    /// The same database, but another table. Memory has none.
+    pub(crate) fn with_table(self, table: &str) -> Result<Self> {
+        Ok(match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => Self::Memory,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => Self::Sqlite(config.with_table(table)?),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Self::Postgres(Box::new(config.table(table)?)),
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => Self::Mysql(Box::new(config.table(table)?)),
+        })
+    }
+
     pub(crate) async fn connect(self) -> Result<Arc<dyn LockBackend>> {
         Ok(match self {
             #[cfg(feature = "memory")]
@@ -151,6 +156,19 @@ impl Target {
             }
             #[cfg(feature = "mysql")]
             Self::Mysql(config) => database_locks_mysql::migrate(*config).await,
+        }
+    }
+
+    pub(crate) fn schema_sql(&self) -> String {
+        match self {
+            #[cfg(feature = "memory")]
+            Self::Memory => String::new(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(config) => database_locks_sqlite::schema_sql(config),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => database_locks_postgres::schema_sql(config),
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => database_locks_mysql::schema_sql(config),
         }
     }
 }

@@ -40,7 +40,8 @@
 //! | `mysql` | `mysql://...`, `mariadb://...` | many hosts with a MySQL, a MariaDB or a Galera cluster |
 //! | `memory` | `memory:` | unit tests, in one process |
 //!
-//! Each feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
+//! The feature `macros` (default) is `#[locked]`, which runs a whole function under a lock. Each
+//! other feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
 //! [`LockBackend`] of your own.
 //!
 //! # What a lease promises, and what it cannot
@@ -53,6 +54,7 @@
 mod connect;
 #[cfg(feature = "macros")]
 mod locked;
+mod settings;
 
 pub mod blocking;
 
@@ -60,6 +62,7 @@ pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
 #[cfg(feature = "macros")]
 pub use locked::locked;
+pub use settings::Settings;
 
 #[cfg(feature = "memory")]
 pub use database_locks_memory as memory;
