@@ -1,12 +1,12 @@
 //! Where a thread may wait, and where it is told that it must not.
 
 use std::panic;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use database_locks::blocking::{self, Locks};
-use database_locks::{ErrorKind, ListQuery, Result};
+use database_locks::{ErrorKind, ListQuery, Result, Retry, Ttl};
 use database_locks_memory::MemoryBackend;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, block_in_place, spawn_blocking};
@@ -125,6 +125,27 @@ fn a_guard_that_cannot_be_released_on_a_worker_is_dropped() {
     for name in ["a", "b"] {
         locks.lock(name).timeout(LONG).acquire().unwrap().release().unwrap();
     }
+}
+
+#[test]
+fn callbacks_of_waiters_are_refused_and_those_of_losses_are_not() {
+    let locks = locks();
+    let held = locks.lock("x").ttl(Ttl::MIN).acquire().unwrap();
+    let (answered, answers) = mpsc::channel();
+
+    let (waited, reader) = (answered.clone(), locks.clone());
+    let request = locks.lock("x").retry(Retry::Never).on_wait(move |_| {
+        let _ = waited.send(reader.list("").map(drop));
+    });
+    assert_eq!(request.acquire().unwrap_err().kind(), ErrorKind::Timeout);
+    refused(answers.recv_timeout(LONG).expect("the callback must not hold up the engine"));
+
+    let reader = locks.clone();
+    held.on_lost(move |_| {
+        let _ = answered.send(reader.list("").map(drop));
+    });
+    assert!(locks.force_release(held.lease().id()).unwrap());
+    answers.recv_timeout(LONG).expect("the callback has a thread of its own").unwrap();
 }
 
 #[test]
