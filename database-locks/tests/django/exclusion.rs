@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use database_locks::{Connect, ErrorKind, Guard, Locks, LossReason, Retry, Ttl, migrate};
 use serde_json::{Value, json};
 
-use crate::project::{PATIENCE, Project, Raised};
+use crate::project::{PATIENCE, Project, assert_refused, once};
 use crate::{Kind, on_each_server};
 
 on_each_server!(
@@ -29,20 +29,9 @@ async fn join(project: &Project) -> Locks {
     Locks::connect(project.database.url()).await.unwrap()
 }
 
-/// Asks once, and does not renew: the real package's renewal may come after the release, and take
-/// the lock again.
-fn once(lock_ttl: f64) -> Value {
-    json!({"lock_ttl": lock_ttl, "auto_renew": false, "retry": null})
-}
-
 /// Waits until it gets the lock.
 fn waiting() -> Value {
     json!({"lock_ttl": 60, "auto_renew": false, "retry": 0.02})
-}
-
-fn assert_refused(entered: Result<(), Raised>) {
-    let message = "failed to acquire lock".to_owned();
-    assert_eq!(entered, Err(Raised { kind: "LockException".to_owned(), message }));
 }
 
 async fn is_free(locks: &Locks, name: &str) -> bool {
@@ -81,7 +70,7 @@ async fn a_lock_is_held_on_one_side_only_and_changes_sides_when_it_is_released(k
             let error =
                 locks.lock(name).timeout(Duration::from_millis(500)).acquire().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Timeout);
-            assert!(error.to_string().contains(&django.owner()), "{error}");
+            assert!(error.to_string().contains(django.owner()), "{error}");
             for request in [locks.lock(name), locks.rwlock(name).read(), locks.rwlock(name).write()]
             {
                 assert!(request.try_acquire().await.unwrap().is_none());
@@ -92,7 +81,7 @@ async fn a_lock_is_held_on_one_side_only_and_changes_sides_when_it_is_released(k
                 let _ = asked.send(busy.holder.as_ref().map(|holder| holder.owner.to_string()));
             });
             let getting = tokio::spawn(async move { request.acquire().await });
-            while waits.recv().await.unwrap() != Some(django.owner()) {}
+            while waits.recv().await.unwrap().as_deref() != Some(django.owner()) {}
             django.exit(name).unwrap();
             let guard = getting.await.unwrap().unwrap();
             assert!(guard.token().get() > token);

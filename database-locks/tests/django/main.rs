@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod clocks;
 mod exclusion;
 mod faults;
+mod fleet;
 mod project;
 
 use database_locks_test_servers::{Access, MariaDb, MySql, Postgres, Result};

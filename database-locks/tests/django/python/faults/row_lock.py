@@ -13,5 +13,5 @@ with lock("row-lock", auto_renew=False):
     pass
 row_lock = lock_row_until_it_is_waited_for("row-lock")
 with lock("row-lock", retry=None, timeout=0.1, auto_renew=False):
-    entered = "after the other transaction" if row_lock.done() else "before"
-report(row=row_lock.result(), entered=entered)
+    outcome = "entered"
+report(row=row_lock.result(), outcome=outcome)
