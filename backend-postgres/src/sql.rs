@@ -261,6 +261,7 @@ seen as materialized (
   select c.*, c.weight = c.capacity as exclusive, clock_timestamp() as now,
          l.id, l.ctid as version, l.name is not null as known,
          l.attempt as last_attempt, {lease}, l.locked_by, l.expires_at,
+         case when f.is_foreign then l.touched_at - l.expires_at end as behind,
          l.waiting_until, l.waiting_weight,
          h.attempt is not null as had_share, h.token as share_token, h.expires_at as share_until
   from claims c
@@ -444,7 +445,9 @@ select j.ord,
        case when j.holder_until < {NEVER}
             then (extract(epoch from j.holder_until - j.now) * 1000000)::bigint end,
        case when j.first_until < {NEVER}
-            then (extract(epoch from j.first_until - j.now) * 1000000)::bigint + j.grace end
+            then (extract(epoch from j.first_until - j.now) * 1000000)::bigint + j.grace end,
+       case when j.behind > interval '0' and j.verdict = 'grant' then
+            (extract(epoch from j.behind) * 1000000)::bigint end, j.locked_by
 from durability, judged j left join won w on w.ord = j.ord"
     )
 }
@@ -465,7 +468,8 @@ with leases as materialized (
 seen as materialized (
   select r.*, r.weight = r.capacity as exclusive, clock_timestamp() as now,
          l.id, l.ctid as version, l.name is not null as known, {lease}, l.locked_by,
-         l.expires_at, l.waiting_until,
+         l.expires_at, f.is_foreign and l.lease_expires_at > clock_timestamp() as usurped,
+         l.waiting_until,
          h.attempt is not null as had_share, h.token as share_token,
          h.locked_by as share_owner, h.expires_at as share_until
   from leases r
@@ -501,7 +505,8 @@ due as materialized (select f.* from found f where f.alive_until > f.at)"
     )
 }
 
-/// How each lease of `judged` fared: `ok`, `skipped`, or why it was lost.
+/// How each lease of `judged` fared: `ok`, `skipped`, or why it was lost. `usurped` is by somebody
+/// else's client, though a lease of ours was alive.
 fn outcome(share: &str) -> String {
     format!(
         "\
@@ -515,6 +520,7 @@ case
          and (j.locked_by is null or j.locked_by = j.owner)
          or j.had_share and j.share_until is null then 'forced'
     when not j.known then 'deleted'
+    when j.usurped then 'usurped'
     when j.explicit and (
            not j.shared and j.last_token > j.token and j.explicit_owner and j.locked_by = j.owner
            or exists (select from {share} h
@@ -568,7 +574,7 @@ durability as materialized (
     when current_setting('synchronous_commit') = 'remote_apply' then 'remote_apply'
     else 'on' end, true)
 )
-select j.ord, {outcome}
+select j.ord, {outcome}, j.locked_by
 from durability, judged j left join due d on d.ord = j.ord"
     )
 }
@@ -605,7 +611,7 @@ durability as materialized (
   select set_config('synchronous_commit', case
     when exists (select from due where alive_until >= {NEVER}) then 'on' else 'off' end, true)
 )
-select j.ord, {outcome},
+select j.ord, {outcome}, j.locked_by,
        case when d.waiting_until > d.at then pg_notify($8, j.name) end
 from durability, judged j left join due d on d.ord = j.ord"
     )

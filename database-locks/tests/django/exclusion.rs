@@ -70,7 +70,7 @@ async fn a_lock_is_held_on_one_side_only_and_changes_sides_when_it_is_released(k
             let error =
                 locks.lock(name).timeout(Duration::from_millis(500)).acquire().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Timeout);
-            assert!(error.to_string().contains(&django.owner()), "{error}");
+            assert!(error.to_string().contains(django.owner()), "{error}");
             for request in [locks.lock(name), locks.rwlock(name).read(), locks.rwlock(name).write()]
             {
                 assert!(request.try_acquire().await.unwrap().is_none());
@@ -81,7 +81,7 @@ async fn a_lock_is_held_on_one_side_only_and_changes_sides_when_it_is_released(k
                 let _ = asked.send(busy.holder.as_ref().map(|holder| holder.owner.to_string()));
             });
             let getting = tokio::spawn(async move { request.acquire().await });
-            while waits.recv().await.unwrap() != Some(django.owner()) {}
+            while waits.recv().await.unwrap().as_deref() != Some(django.owner()) {}
             django.exit(name).unwrap();
             let guard = getting.await.unwrap().unwrap();
             assert!(guard.token().get() > token);

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod clocks;
 mod exclusion;
 mod faults;
 mod fleet;

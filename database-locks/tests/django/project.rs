@@ -106,6 +106,8 @@ pub(crate) struct Worker {
     answers: Receiver<String>,
     /// How many locks it was told that it had lost.
     pub(crate) lost: u64,
+    /// What it called itself last, as it does in `locked_by`.
+    owner: String,
 }
 
 /// An exception.
@@ -126,13 +128,12 @@ impl Worker {
                 let _ = answer.send(line);
             }
         });
-        Self { process, commands, answers, lost: 0 }
+        Self { process, commands, answers, lost: 0, owner: String::new() }
     }
 
-    /// What it calls itself in `locked_by`.
-    pub(crate) fn owner(&self) -> String {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-        format!("{}.{}", host.trim(), self.process.id())
+    /// What it calls itself in `locked_by`, once it has answered.
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
     }
 
     /// Enters `with lock(name, **options)`.
@@ -169,6 +170,7 @@ impl Worker {
         let line = self.answers.recv_timeout(PATIENCE).expect("an answer of the python process");
         let mut reply: Value = serde_json::from_str(&line).unwrap();
         self.lost += reply["lost"].as_u64().unwrap();
+        reply["owner"].as_str().unwrap().clone_into(&mut self.owner);
         match reply["error"].as_str() {
             None => Ok(reply["answer"].take()),
             Some(kind) => Err(Raised {

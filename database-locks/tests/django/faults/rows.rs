@@ -2,36 +2,80 @@
 
 use std::time::Duration;
 
-use database_locks::{ErrorKind, Locks};
+use database_locks::{Connect as _, ErrorKind, Locks};
 use mysql_async::prelude::Queryable as _;
 use serde_json::json;
 use tokio_postgres::NoTls;
 
-use super::{LONG, NAME, Scene, release};
+use super::{LONG, NAME, Scene, project, release, run};
 use crate::Kind;
 use crate::project::PATIENCE;
+
+impl Scene {
+    /// A plain connection, of Postgres.
+    async fn client(&self) -> tokio_postgres::Client {
+        let url = self.project.database.url();
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_try_does_not_wait_behind_a_row_lock() {
     let scene = Scene::after("row_lock", Kind::Postgres).await;
-    assert_eq!(scene.seen, json!({ "the_try_waits": true, "entered_after_the_transaction": true }));
+    assert_eq!(scene.seen, json!({ "row": "was waited for", "outcome": "entered" }));
 
     scene.another_has_it_soon().await;
-    let (mut client, connection) =
-        tokio_postgres::connect(scene.project.database.url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = scene.client().await;
     let transaction = client.transaction().await.unwrap();
     let lock_row = "select from database_locks_lock where name = 'ours' for update";
     assert_eq!(transaction.execute(lock_row, &[]).await.unwrap(), 1);
 
-    // The transaction stays open all the while.
-    assert!(scene.here.lock(NAME).try_acquire().await.unwrap().is_none());
+    // The transaction stays open all the while, and the database has long to answer.
+    let options = Locks::builder().request_timeout(LONG);
+    let patient = Locks::connect_with(scene.project.database.url(), options).await.unwrap();
+    let tried = tokio::time::timeout(PATIENCE, patient.lock(NAME).try_acquire()).await;
+    assert!(tried.expect("it must not wait").unwrap().is_none());
     let request = scene.here.lock(NAME).timeout(Duration::from_millis(100));
     assert_eq!(request.acquire().await.unwrap_err().kind(), ErrorKind::Timeout);
     release(scene.here.lock("another").try_acquire().await.unwrap()).await;
 
     transaction.rollback().await.unwrap();
     scene.another_has_it_soon().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_changes_under_repeatable_read_is_no_error() {
+    let project = project(Kind::Postgres);
+    let isolation = format!(
+        "alter database {} set default_transaction_isolation = 'repeatable read'",
+        project.database.database_name()
+    );
+    project.database.sql(&isolation).unwrap();
+    let seen = run("row_changed", &[], &project);
+    assert_eq!(
+        seen,
+        json!({
+            "row": "was waited for",
+            "outcome": "OperationalError: could not serialize access due to concurrent update",
+        })
+    );
+
+    let scene = Scene::adopt(project, seen).await;
+    scene.another_has_it_soon().await;
+    let mut client = scene.client().await;
+    let transaction = client.transaction().await.unwrap();
+    let change = "update database_locks_lock set expires_at = null where name = 'ours'";
+    assert_eq!(transaction.execute(change, &[]).await.unwrap(), 1);
+    let (told, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let request = scene.here.lock(NAME).timeout(PATIENCE).on_wait(move |_| {
+        let _ = told.send(());
+    });
+    let asking = tokio::spawn(request.acquire());
+    waits.recv().await.unwrap();
+    transaction.commit().await.unwrap();
+    release(asking.await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

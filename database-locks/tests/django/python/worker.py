@@ -4,11 +4,13 @@
 {"do": "exit", "name": "x"}                                 leaves it
 {"do": "rows"}                                              all rows, as Django reads them
 
-The answer has "error" where an exception was raised, and "lost" with how often a lock was lost
-since the last answer.
+The answer has "error" where an exception was raised, "lost" with how often a lock was lost since the
+last answer, and "owner" with what the process calls itself.
 """
 
 import json
+import os
+import platform
 import sys
 import time
 
@@ -54,5 +56,6 @@ for line in sys.stdin:
     except Exception as error:
         reply = {"error": type(error).__name__, "message": str(error)}
     reply["lost"] = len(lost)
+    reply["owner"] = f"{platform.node()}.{os.getpid()}"
     lost.clear()
     print(json.dumps(reply), flush=True)

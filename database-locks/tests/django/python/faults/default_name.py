@@ -1,11 +1,10 @@
 """Methods of one name on two classes are one lock, since the default name is `module.function`."""
 
-from common import kind, report, start
+from common import kind, report, rows, start
 
 start()
 
 from database_locks import locked
-from django.apps import apps
 
 
 # The owners stand for two processes: one alone would be granted its own lock again.
@@ -29,5 +28,5 @@ def another():
 
 
 outcome = Invoices().export(while_held=another)
-names = list(apps.get_model("database_locks", "Lock").objects.values_list("name", flat=True))
+names = list(rows().values_list("name", flat=True))
 report(outcome=outcome, names=names)

@@ -1,11 +1,10 @@
 """`lock_ttl=None`, documented as "infinite", crashes."""
 
-from common import kind, report, start
+from common import kind, report, rows, start
 
 start()
 
 from database_locks import lock
-from django.apps import apps
 
 try:
     with lock("infinite", lock_ttl=None):
@@ -13,4 +12,4 @@ try:
 except Exception as error:
     outcome = kind(error)
 
-report(outcome=outcome, rows=apps.get_model("database_locks", "Lock").objects.count())
+report(outcome=outcome, rows=rows().count())
