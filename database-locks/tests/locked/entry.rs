@@ -54,7 +54,7 @@ fn open() -> Result<blocking::Locks, Error> {
 }
 
 #[locked(with = open()?, lease = lease)]
-fn main() -> Result<String, Error> {
+fn main() -> anyhow::Result<String> {
     Ok(lease.name().to_string())
 }
 

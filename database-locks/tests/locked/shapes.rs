@@ -227,6 +227,17 @@ fn plain(locks: blocking::Locks, text: &str) -> Result<usize, Error> {
     Ok(text.len())
 }
 
+/// What is async inside an option's expression is not awaited by the function.
+#[locked(
+    "async inside",
+    with = locks,
+    on_lost = |_| drop(async { tick().await }),
+    on_wait = |_| assert_eq!(size_of_val(&async || tick().await), 0),
+)]
+fn async_inside(locks: &Locks) -> Result<(), Error> {
+    Ok(())
+}
+
 #[tokio::test]
 async fn futures_stay_send_and_borrow_what_they_borrowed() {
     tokio::spawn(async {
@@ -265,5 +276,6 @@ fn plain_functions_borrow_what_they_borrowed() {
     assert_eq!(report.plain("one").unwrap(), "one");
     assert_eq!(report.plain("two").unwrap(), "t");
     assert_eq!(report.plain_hidden().unwrap().count(), 2);
+    async_inside(&report.locks).unwrap();
     assert_eq!(plain(report.locks.into(), "abc").unwrap(), 3);
 }
