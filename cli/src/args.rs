@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use database_locks::{LockName, Owner, Ttl};
+use database_locks::{LockName, Owner, Retry, Ttl, parse_duration};
 
 use crate::exit;
 
@@ -15,6 +16,9 @@ use crate::exit;
 ///
 /// The database is the one of --url, else of DATABASE_LOCKS_URL, else an SQLite file in your
 /// state folder that is made on first use: locks among the processes of one user on one host.
+/// DATABASE_LOCKS_TABLE names a table other than the usual one.
+///
+/// A DURATION is a number of seconds (10, 0.5), or has units (250ms, 1m30s).
 #[derive(Debug, Parser)]
 #[command(name = "dblock", version, after_help = exit::HELP, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -44,33 +48,57 @@ pub(crate) enum Subcommand {
 /// If the lease is lost, the group gets SIGTERM, and SIGKILL before anybody else can get the lock.
 /// If dblock itself is killed, or stopped for longer than the lease lives, the group is killed.
 /// A process that leaves the group (setsid, a shell with job control) also leaves this protection.
+///
+/// With DATABASE_LOCKS_ENABLED=false the command runs at once, without a lock and a database, and a
+/// warning says so; its token is then made of the time, as those of databases are.
 #[derive(Debug, Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) database: Database,
 
-    /// How long to wait for the lock, for example 250ms, 10s or 1m30s [default: as long as it takes]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long to wait for the lock [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// Do not wait: give up at once if somebody else holds the lock
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) no_wait: bool,
 
-    /// How long the lease lives without being renewed: 100ms to 24h, or infinite
-    #[arg(long, value_name = "DURATION", value_parser = parse_ttl, default_value = "10s")]
-    pub(crate) ttl: Ttl,
+    /// When to ask again for a lock that somebody else holds: each DURATION; never, which is
+    /// --no-wait; or adaptive, which is quick at first
+    #[arg(long, value_name = "DURATION", default_value = "adaptive", conflicts_with = "no_wait")]
+    pub(crate) retry: Retry,
+
+    /// How long the lease lives without being renewed: 100ms to 24h, or infinite [default:
+    /// DATABASE_LOCKS_DEFAULT_TTL, else 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Ttl>,
+
+    /// A renewal is due at the latest this long before the lease expires; it may come earlier
+    /// [default: DATABASE_LOCKS_DEFAULT_TTL_RENEW, else 2s; half the TTL if that is less]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) renew_before: Option<Duration>,
+
+    /// Do not renew the lease: a command that takes longer than the TTL is ended
+    #[arg(long, conflicts_with = "renew_before")]
+    pub(crate) no_renew: bool,
 
     /// How long a lease that has expired is still respected: on a Galera cluster at least what the
     /// clocks of its nodes may differ by
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "0s")]
     pub(crate) grace: Duration,
 
     /// Who holds the lock, for people to read. A live lease of the same owner is taken over, and
     /// ends there [default: HOST.PID, which takes nothing over]
     #[arg(long, value_parser = parse_owner)]
     pub(crate) owner: Option<Owner>,
+
+    /// A file that shows in one digit what dblock is at: 0 idle, 1 waiting for the lock, 2 holding
+    /// it. If dblock is killed by SIGKILL its last digit stays, though the command is killed too
+    /// [default: DATABASE_LOCKS_STATUS_FILE, which the command then does not get, else no file]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) status_file: Option<PathBuf>,
 
     /// The exit code if the lock is not obtained
     #[arg(long, value_name = "CODE", default_value_t = exit::NOT_OBTAINED)]
@@ -146,14 +174,6 @@ fn parse_owner(text: &str) -> Result<Owner, database_locks::Error> {
     Owner::explicit(text)
 }
 
-fn parse_ttl(text: &str) -> Result<Ttl, String> {
-    if text == "infinite" {
-        return Ok(Ttl::Infinite);
-    }
-    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    Ttl::new(ttl).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -163,14 +183,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn ttls_that_can_be_written() {
-        assert_eq!(parse_ttl("infinite"), Ok(Ttl::Infinite));
-        assert_eq!(parse_ttl("1m30s").unwrap().duration(), Some(Duration::from_secs(90)));
-        for bad in ["", "0s", "99ms", "25h", "10", "-1s", "99999999999999999999h"] {
-            assert!(parse_ttl(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The command: found before the lock is asked for, started behind a gate, told apart by how it
 //! ends.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,16 +10,17 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode};
 use std::{env, fs};
 
-use database_locks::{LockName, Token};
+use database_locks::Lease;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::FdFlags;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use crate::args::Exec;
+use crate::args::{Exec, Run};
 use crate::exit::{self, Failure, say};
 use crate::group::Group;
+use crate::settings::STATUS_FILE;
 use crate::signals;
 
 /// This program, also when its file was replaced since it started.
@@ -88,22 +89,23 @@ pub(crate) fn find(program: &OsStr) -> Result<(), Failure> {
 impl Running {
     /// Starts a process that becomes the command once [`open_gate`](Self::open_gate) is called,
     /// and that ends without having done anything if this process dies before that.
-    pub(crate) fn start_behind_gate(
-        command: &[OsString],
-        name: &LockName,
-        token: Token,
-    ) -> io::Result<Self> {
+    pub(crate) fn start_behind_gate(arguments: &Run, lease: &Lease) -> io::Result<Self> {
         let (reader, gate) = io::pipe()?;
         // Only the reader is inherited. Nothing else is started while it can be.
         rustix::io::fcntl_setfd(&reader, FdFlags::empty())?;
-        let process = Command::new(THIS_PROGRAM)
+        let mut command = Command::new(THIS_PROGRAM);
+        command
             .arg0("dblock")
             .args(["__exec", &reader.as_raw_fd().to_string(), "--"])
-            .args(command)
-            .env("DATABASE_LOCKS_NAME", name.as_str())
-            .env("DATABASE_LOCKS_TOKEN", token.to_string())
-            .process_group(0)
-            .spawn()?;
+            .args(&arguments.command)
+            .env("DATABASE_LOCKS_NAME", lease.name().as_str())
+            .env("DATABASE_LOCKS_TOKEN", lease.token().to_string())
+            .process_group(0);
+        if arguments.status_file.is_none() {
+            // It is ours: a command that uses it too would overwrite what we show.
+            command.env_remove(STATUS_FILE);
+        }
+        let process = command.spawn()?;
         let leader = Pid::from_raw(process.id().cast_signed());
         Ok(Self { process, gate: Some(gate), group: Group::new(leader) })
     }

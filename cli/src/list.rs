@@ -3,18 +3,18 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use database_locks::{Connect, LeaseInfo, Locks};
+use database_locks::LeaseInfo;
 use serde::Serialize;
 
 use crate::args::List;
 use crate::exit::{Failure, block_on};
-use crate::url;
+use crate::settings;
 use crate::waiting::{printable, whole_seconds};
 
 pub(crate) fn list(arguments: &List) -> Result<u8, Failure> {
-    let url = url::resolve(&arguments.database)?;
+    let settings = settings::of_database(&arguments.database)?;
     let leases = block_on(async {
-        let locks = Locks::connect(&url).await?;
+        let locks = settings.connect().await?;
         let leases = locks.list(&arguments.prefix).await?;
         locks.shutdown().await;
         Ok(leases)

@@ -17,9 +17,9 @@ mod guardian;
 mod list;
 mod migrate;
 mod run;
+mod settings;
 mod signals;
 mod terminal;
-mod url;
 mod waiting;
 
 use std::io::IsTerminal;

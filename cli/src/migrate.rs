@@ -4,15 +4,15 @@ use std::io::Write;
 
 use crate::args::Migrate;
 use crate::exit::{Failure, block_on};
-use crate::url;
+use crate::settings;
 
 pub(crate) fn migrate(arguments: &Migrate) -> Result<u8, Failure> {
-    let url = url::resolve(&arguments.database)?;
+    let settings = settings::of_database(&arguments.database)?;
     let text = if arguments.print {
-        database_locks::schema_sql(&url)?
+        settings.schema_sql()?
     } else {
-        block_on(async { Ok(database_locks::migrate(&url).await?) })?;
-        format!("the lock tables are in place ({})", url::system(&url))
+        block_on(async { Ok(settings.migrate().await?) })?;
+        "the lock tables are in place".to_owned()
     };
     writeln!(std::io::stdout(), "{}", text.trim_end())
         .map_err(|error| Failure::system("cannot print", error))?;

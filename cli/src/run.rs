@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use database_locks::clock::time_since_boot;
-use database_locks::{Connect, ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Ttl};
+use database_locks::{
+    ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Retry, Settings, Ttl,
+};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,28 +17,37 @@ use crate::args::Run;
 use crate::child::{self, Ended, Running, State};
 use crate::exit::{self, Failure, block_on, say};
 use crate::guardian::Guardian;
+use crate::settings;
 use crate::signals::{Signals, asks_to_end};
 use crate::terminal::{Terminal, signal_own_job};
-use crate::url;
 use crate::waiting::Waiting;
 
 pub(crate) fn run(arguments: Run) -> Result<u8, Failure> {
     child::find(&arguments.command[0])?;
-    let url = url::resolve(&arguments.database)?;
+    let settings = settings::of_run(&arguments)?;
     let signals = Signals::listen().map_err(|error| Failure::system("no signals", error))?;
-    block_on(connect_and_run(&arguments, &url, signals))
+    block_on(connect_and_run(&arguments, &settings, signals))
 }
 
-async fn connect_and_run(arguments: &Run, url: &str, mut signals: Signals) -> Result<u8, Failure> {
+async fn connect_and_run(
+    arguments: &Run,
+    settings: &Settings,
+    mut signals: Signals,
+) -> Result<u8, Failure> {
     const SHUTDOWN: Duration = Duration::from_secs(2);
     let started = Instant::now();
-    let locks = match connect(arguments, url, &mut signals).await? {
+    let ttl = match arguments.ttl {
+        Some(ttl) => ttl,
+        None => settings.ttl()?,
+    };
+    let locks = match connect(arguments, settings, &mut signals).await? {
         ControlFlow::Continue(locks) => locks,
         ControlFlow::Break(code) => return Ok(code),
     };
     let timeout_left = arguments.timeout.map(|limit| limit.saturating_sub(started.elapsed()));
-    let code = match obtain(arguments, timeout_left, &locks, &mut signals).await {
-        Ok(ControlFlow::Continue(guard)) => run_while_held(arguments, guard, signals).await,
+    let request = request(arguments, ttl, &locks);
+    let code = match obtain(arguments, timeout_left, request, &mut signals).await {
+        Ok(ControlFlow::Continue(guard)) => run_while_held(arguments, ttl, guard, signals).await,
         Ok(ControlFlow::Break(code)) => Ok(code),
         Err(failure) => Err(failure),
     };
@@ -48,19 +59,19 @@ async fn connect_and_run(arguments: &Run, url: &str, mut signals: Signals) -> Re
 /// Breaks with the exit code if a signal asks to end meanwhile.
 async fn connect(
     arguments: &Run,
-    url: &str,
+    settings: &Settings,
     signals: &mut Signals,
 ) -> Result<ControlFlow<u8, Locks>, Failure> {
     const LEAST: Duration = Duration::from_secs(1);
     let mut connected = pin!(async {
-        let connecting = Locks::connect(url);
+        let connecting = settings.connect();
         match arguments.timeout {
             None => Ok(connecting.await?),
             Some(limit) => match timeout(limit.max(LEAST), connecting).await {
                 Ok(connected) => Ok(connected?),
                 Err(_) => Err(Failure::new(
                     exit::UNAVAILABLE,
-                    format!("{} did not answer in time: is the server up?", url::system(url)),
+                    "the database did not answer in time: is the server up?",
                 )),
             },
         }
@@ -79,22 +90,22 @@ async fn connect(
 async fn obtain(
     arguments: &Run,
     timeout_left: Option<Duration>,
-    locks: &Locks,
+    request: LockRequest,
     signals: &mut Signals,
 ) -> Result<ControlFlow<u8, Guard>, Failure> {
     const REFRESH: Duration = Duration::from_secs(1);
     let (busy, mut is_busy) = watch::channel(None);
-    let request = request(arguments, locks).on_wait(move |now| {
+    let request = request.on_wait(move |now| {
         busy.send_replace(Some(now.clone()));
     });
     let mut acquired = pin!(async {
-        if arguments.no_wait {
-            return request.try_acquire().await;
-        }
         let request = match timeout_left {
             Some(limit) => request.timeout(limit),
             None => request,
         };
+        if arguments.no_wait || arguments.retry == Retry::Never {
+            return request.try_acquire().await;
+        }
         request.acquire().await.map(Some)
     });
     let mut waiting = Waiting::new(arguments.name.clone());
@@ -137,10 +148,18 @@ async fn signal_while_waiting(signal: Signal, signals: &mut Signals) -> Option<u
     asks_to_end(signal).then(|| Ended::Killed(signal as i32).code())
 }
 
-fn request(arguments: &Run, locks: &Locks) -> LockRequest {
-    let mut request = locks.lock(arguments.name.as_str()).ttl(arguments.ttl).grace(arguments.grace);
-    if let Some(ttl) = arguments.ttl.duration() {
+fn request(arguments: &Run, ttl: Ttl, locks: &Locks) -> LockRequest {
+    let mut request = locks
+        .lock(arguments.name.as_str())
+        .ttl(ttl)
+        .auto_renew(!arguments.no_renew)
+        .retry(arguments.retry)
+        .grace(arguments.grace);
+    if let Some(ttl) = ttl.duration() {
         request = request.margin(margin(ttl));
+    }
+    if let Some(renew_before) = arguments.renew_before {
+        request = request.renew_before(renew_before);
     }
     match &arguments.owner {
         Some(owner) => request.owner(owner.label()),
@@ -160,9 +179,14 @@ fn last_moment(ttl: Duration) -> Duration {
 }
 
 /// Runs the command to its end, or to that of the lease, and releases the lock.
-async fn run_while_held(arguments: &Run, guard: Guard, signals: Signals) -> Result<u8, Failure> {
+async fn run_while_held(
+    arguments: &Run,
+    ttl: Ttl,
+    guard: Guard,
+    signals: Signals,
+) -> Result<u8, Failure> {
     let lease = guard.lease();
-    let outcome = match Holding::start(arguments, lease, signals).await {
+    let outcome = match Holding::start(arguments, ttl, lease, signals).await {
         Ok(holding) => holding.see_through().await,
         Err(failure) => Err(failure),
     };
@@ -208,16 +232,20 @@ struct Holding {
 }
 
 impl Holding {
-    async fn start(arguments: &Run, lease: Lease, signals: Signals) -> Result<Self, Failure> {
+    async fn start(
+        arguments: &Run,
+        ttl: Ttl,
+        lease: Lease,
+        signals: Signals,
+    ) -> Result<Self, Failure> {
         const PATIENCE: Duration = Duration::from_secs(10);
-        let mut deadline = Deadline { kill_at: None, ttl: arguments.ttl };
+        let mut deadline = Deadline { kill_at: None, ttl };
         deadline.follow(&lease);
         // Before the command starts, lest its end be missed.
         let child_changes = signal(SignalKind::child())
             .map_err(|error| Failure::system("cannot watch the command", error))?;
-        let mut running =
-            Running::start_behind_gate(&arguments.command, lease.name(), lease.token())
-                .map_err(|error| Failure::system("cannot start the command", error))?;
+        let mut running = Running::start_behind_gate(arguments, &lease)
+            .map_err(|error| Failure::system("cannot start the command", error))?;
         let guarded = Guardian::start(running.group(), deadline.kill_at);
         let guardian = match timeout(PATIENCE, guarded).await {
             Ok(Ok(guardian)) => guardian,

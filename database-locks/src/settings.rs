@@ -146,6 +146,22 @@ impl Settings {
         self
     }
 
+    /// No status file, also where one was set: for whoever only looks, and must not overwrite what
+    /// somebody else shows there.
+    pub fn no_status_file(mut self) -> Self {
+        self.status_file = None;
+        self
+    }
+
+    /// The TTL of requests that choose none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a [`default_ttl`](Self::default_ttl) that cannot be used.
+    pub fn ttl(&self) -> Result<Ttl> {
+        Ok(self.default_ttl.clone()?.unwrap_or_default())
+    }
+
     /// Whether there are to be locks at all.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
@@ -347,12 +363,13 @@ mod tests {
         assert_eq!(settings.url.as_deref(), Some("sqlite:locks.db"));
         assert_eq!(settings.table.as_deref(), Some("mine"));
         assert_eq!(settings.status_file, Some(PathBuf::from("/run/app/status")));
-        let ttl = settings.default_ttl.unwrap().unwrap();
-        assert_eq!(ttl.duration(), Some(Duration::from_secs(90)));
+        assert_eq!(settings.clone().no_status_file().status_file, None);
+        assert_eq!(settings.ttl().unwrap().duration(), Some(Duration::from_secs(90)));
         assert_eq!(settings.default_renew_before, Some(Duration::from_millis(500)));
 
         let endless = from(&[(DEFAULT_TTL, "infinite")]).unwrap();
-        assert_eq!(endless.default_ttl.unwrap(), Some(Ttl::Infinite));
+        assert_eq!(endless.ttl().unwrap(), Ttl::Infinite);
+        assert_eq!(Settings::new().ttl().unwrap(), Ttl::DEFAULT);
     }
 
     #[test]

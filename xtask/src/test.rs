@@ -28,7 +28,7 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
-    /// Installs servers that are missing.
+    /// Installs servers that are missing, and a Python with Django.
     Install,
     /// Checks the format.
     Format,
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("\n==> {name}");
         let start = Instant::now();
         let done = match step {
-            Step::Install => install::missing_servers(),
+            Step::Install => install::whatever_is_missing(),
             Step::Format => cargo(&["fmt", "--all", "--check"]),
             Step::Lint => lint(),
             Step::RustVersion => rust_version(),
