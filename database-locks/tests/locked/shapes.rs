@@ -232,7 +232,7 @@ fn plain(locks: blocking::Locks, text: &str) -> Result<usize, Error> {
     "async inside",
     with = locks,
     on_lost = |_| drop(async { tick().await }),
-    on_wait = |_| drop(async || tick().await),
+    on_wait = |_| assert_eq!(size_of_val(&async || tick().await), 0),
 )]
 fn async_inside(locks: &Locks) -> Result<(), Error> {
     Ok(())
