@@ -7,7 +7,7 @@ use std::time::Duration;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend,
-    LockName, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    LockName, LossReason, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
 };
 
 use crate::config::MysqlConfig;
@@ -16,7 +16,7 @@ use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
 use crate::sql::{Packet, ReadAt, Start, Tables};
-use crate::state::{Change, Snapshot, State};
+use crate::state::{Change, Doubt, Snapshot, State};
 
 /// How often what others have changed in the meantime is decided again, within one request.
 const ROUNDS: u32 = 8;
@@ -56,7 +56,8 @@ impl MysqlBackend {
     /// # Errors
     ///
     /// As of [`connect`](Self::connect); [`ErrorKind::Permission`] if something is missing and the
-    /// user may not make it.
+    /// user may not make it; [`ErrorKind::Unavailable`] if somebody's transaction has used the table
+    /// for two seconds: whoever wants a lock meanwhile waits, so that this does not wait any longer.
     ///
     /// # Cancel safety
     ///
@@ -90,6 +91,7 @@ impl MysqlBackend {
     /// Runs a statement that defines a table, unless somebody else has done so just now.
     async fn define(&self, statement: &str) -> Result<()> {
         match self.connections.shared().await?.run(statement).await {
+            Err(error) if error::waited_in_vain(&error) => Err(error::tables_in_use(error)),
             Err(error) if !error::is_defined_already(&error) => {
                 Err(error::from_driver(error, self.connections.place()))
             }
@@ -168,6 +170,8 @@ impl MysqlBackend {
                 let is_open = missing.contains(name) || undone.contains(name);
                 if is_open {
                     answers[i] = verb.undecided.clone();
+                } else if let Some(doubt) = &snapshot.states[name].doubt {
+                    tell(name, doubt, (verb.outcome)(&answers[i]));
                 }
                 // What somebody holds up is not tried again: each try waits for them.
                 is_open
@@ -289,11 +293,15 @@ impl MysqlBackend {
                 Err(error) if error::is_conflict(&error) => return Ok(Taken::Contended),
                 Err(error) => return Err(self.failed(error)),
             };
+            let snapshot = snapshot(&answers, read)?;
             if answers[granted].affected == 1 {
                 let token = Token::new(answers[granted].last_insert_id);
+                if let Some(doubt) = snapshot.states.values().find_map(|state| state.doubt.as_ref())
+                {
+                    tell(&claim.name, doubt, Outcome::Granted);
+                }
                 return Ok(Taken::Granted(token));
             }
-            let snapshot = snapshot(&answers, read)?;
             let is_there = snapshot.states.values().any(State::is_stored);
             seen = Some(snapshot);
             if is_there {
@@ -482,14 +490,26 @@ struct Verb<I, O> {
     decide: fn(&mut Ledger, &I, Duration) -> O,
     /// The answer where somebody else has the row.
     undecided: O,
+    outcome: fn(&O) -> Outcome,
     /// Whether it has a connection of its own.
     urgent: bool,
+}
+
+/// What an answer means for whoever asked.
+enum Outcome {
+    Granted,
+    Taken,
+    Other,
 }
 
 const ACQUIRE: Verb<Claim, Verdict> = Verb {
     name: |claim| &claim.name,
     decide: |ledger, claim, now| ledger.acquire(claim, now, micros(now)),
     undecided: Verdict::Busy(Busy { holder: None, retry_after: None }),
+    outcome: |verdict| match verdict {
+        Verdict::Granted(_) => Outcome::Granted,
+        _ => Outcome::Other,
+    },
     urgent: false,
 };
 
@@ -497,6 +517,10 @@ const RENEW: Verb<Renewal, Renewed> = Verb {
     name: |renewal| &renewal.lease.name,
     decide: |ledger, renewal, now| ledger.renew(renewal, now),
     undecided: Renewed::Skipped,
+    outcome: |renewed| match renewed {
+        Renewed::Lost(LossReason::Taken) => Outcome::Taken,
+        _ => Outcome::Other,
+    },
     urgent: true,
 };
 
@@ -504,8 +528,34 @@ const RELEASE: Verb<LeaseId, Released> = Verb {
     name: |lease| &lease.name,
     decide: |ledger, lease, now| ledger.release(lease, now).0,
     undecided: Released::Skipped,
+    outcome: |released| match released {
+        Released::Lost(LossReason::Taken) => Outcome::Taken,
+        _ => Outcome::Other,
+    },
     urgent: false,
 };
+
+/// Says what is wrong with another client's clock, where it has cost somebody a lock, or may do so.
+fn tell(name: &LockName, doubt: &Doubt, outcome: Outcome) {
+    match (doubt, outcome) {
+        (Doubt::Ahead { owner }, Outcome::Taken) => tracing::warn!(
+            lock = %name,
+            by = owner,
+            "another client has taken the lock though its lease was alive: that client's clock or time \
+             zone is ahead of the server's (does its project have USE_TZ = False?), or it has the \
+             owner's name"
+        ),
+        (Doubt::Behind { owner, by }, Outcome::Granted) => tracing::warn!(
+            lock = %name,
+            of = owner,
+            behind = ?by,
+            "a lock was granted that another client may still hold: its lease had ended before it was \
+             written, so that client's clock or time zone is behind the server's (does its project have \
+             USE_TZ = False?)"
+        ),
+        _ => {}
+    }
+}
 
 /// How long others get to finish before a round: 1 ms before the third, doubling.
 fn pause(round: u32) -> Duration {

@@ -57,7 +57,8 @@ const SHARE_INDEXES: &str = "PRIMARY KEY (name, attempt)";
 const EXPIRES_AT: &str = "DATETIME(6) NULL";
 
 /// The name as text, for a Django app, that compares as its bytes do, spaces at its end included.
-/// Each of the two servers takes the other one's clause for a comment.
+/// Each of the two servers takes the other one's clause for a comment. A table that an old server
+/// has made may have a row format that cannot index that much.
 const NAME_AS_TEXT: &str = "VARCHAR(255) CHARACTER SET utf8mb4 \
     /*!80017 COLLATE utf8mb4_0900_bin */ /*M! COLLATE utf8mb4_nopad_bin */ NOT NULL";
 const EXACT_COLLATIONS: [&str; 2] = ["utf8mb4_0900_bin", "utf8mb4_nopad_bin"];
@@ -166,7 +167,8 @@ impl Schema {
             .filter(|(name, _)| self.column(Table::Lock, name).is_none())
             .map(|(name, definition)| format!("ADD COLUMN {name} {definition}"));
         let wrong = [
-            (!self.has_exact_names()).then(|| format!("MODIFY name {NAME_AS_TEXT}")),
+            (!self.has_exact_names())
+                .then(|| format!("MODIFY name {NAME_AS_TEXT}, ROW_FORMAT = DYNAMIC")),
             (!self.has_all_letters()).then(|| format!("MODIFY locked_by {LOCKED_BY_AS_TEXT}")),
             (!self.has_exact_times()).then(|| format!("MODIFY expires_at {EXPIRES_AT}")),
         ];

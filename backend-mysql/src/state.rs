@@ -37,6 +37,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct State {
     /// What was decided; at first as it was read.
     pub(crate) ledger: Ledger,
+    /// What is wrong with the clock of whoever else has written the row.
+    pub(crate) doubt: Option<Doubt>,
     before: Ledger,
     row: Option<RowRead>,
     /// Whether the name is held by shares.
@@ -44,6 +46,15 @@ pub(crate) struct State {
     /// The rows of shares that there are, in the order of their tokens. They are void unless the
     /// name is held by shares.
     shares: Vec<Entry>,
+}
+
+/// That somebody else's client goes by another time than the server.
+#[derive(Debug)]
+pub(crate) enum Doubt {
+    /// It has taken the lock though a lease of ours was alive. Or it has the name of our owner.
+    Ahead { owner: String },
+    /// It has written a lease that was over by then, by this much at least.
+    Behind { owner: String, by: Duration },
 }
 
 /// Which version of a name's row was read.
@@ -115,6 +126,7 @@ impl Snapshot {
                     expires_at: get(row, column::EXPIRES_AT)?,
                 });
                 state.before = name_row(row, now)?;
+                state.doubt = doubt(row, now)?;
                 state.is_shared = is_shared(row)?;
             }
             if let Some(share) = share_row(row)? {
@@ -322,6 +334,26 @@ fn name_row(row: &Row, now: Duration) -> Result<Ledger> {
         });
     }
     Ok(ledger)
+}
+
+/// What tells that somebody else's client goes by another time. It has written the row after we did,
+/// the last time at `touched_at`.
+fn doubt(row: &Row, now: Duration) -> Result<Option<Doubt>> {
+    let moment = |at| Ok::<_, Error>(get::<Option<i64>>(row, at)?.map(since_1970));
+    let ours = moment(column::LEASE_EXPIRES_AT)?;
+    let Some(theirs) = moment(column::EXPIRES_AT)?.filter(|theirs| Some(*theirs) != ours) else {
+        return Ok(None);
+    };
+    let owner: Option<Vec<u8>> = get(row, column::LOCKED_BY)?;
+    let owner = String::from_utf8_lossy(&owner.unwrap_or_default()).into_owned();
+    let by = moment(column::TOUCHED_AT)?.unwrap_or_default().saturating_sub(theirs);
+    Ok(if ours.is_some_and(|ours| ours > now) {
+        Some(Doubt::Ahead { owner })
+    } else if !by.is_zero() {
+        Some(Doubt::Behind { owner, by })
+    } else {
+        None
+    })
 }
 
 /// Whether the shares of the name count: not once somebody else has written the row, unless it

@@ -72,7 +72,8 @@ impl PostgresBackend {
     /// # Errors
     ///
     /// As of [`connect`](Self::connect); [`ErrorKind::Permission`] if something is missing and the
-    /// user may not make it.
+    /// user may not make it; [`ErrorKind::Unavailable`] if somebody's transaction has used the table
+    /// for a second: whoever wants a lock meanwhile waits, so that this does not wait any longer.
     ///
     /// # Cancel safety
     ///
@@ -93,7 +94,10 @@ impl PostgresBackend {
                 client.batch_execute(&format!("{}{schema}", sql::MIGRATE)).await
             })
             .await
-            .map_err(|error| self.failed("migrate", error))
+            .map_err(|error| match error::is_row_locked(&error) {
+                true => error::tables_in_use(error).with_operation("migrate"),
+                false => self.failed("migrate", error),
+            })
     }
 
     /// Asks once for all claims. `None` stands for a claim that was contended.
@@ -141,7 +145,13 @@ impl PostgresBackend {
             }
         };
         match result {
-            Ok(rows) => by_ordinal(claims.len(), &rows, None, verdict),
+            Ok(rows) => by_ordinal(claims.len(), &rows, None, |row, i| {
+                let verdict = verdict(row)?;
+                if let Some(Verdict::Granted(_)) = verdict {
+                    doubt_the_last_holder(&claims[i].name, row)?;
+                }
+                Ok(verdict)
+            }),
             Err(error) if error::is_row_locked(&error) && claims.len() > 1 && !patient => {
                 // Somebody's uncommitted row of one of the names: it must not fail the others.
                 let mut verdicts = Vec::with_capacity(claims.len());
@@ -164,8 +174,8 @@ impl PostgresBackend {
         let connection = self.connections.shared().await?;
         let sql = &self.statements.release;
         match self.query(connection, sql, &parameters, patient, &columns.names).await {
-            Ok(rows) => by_ordinal(leases.len(), &rows, Released::Skipped, |row| {
-                Ok(match ended(row)? {
+            Ok(rows) => by_ordinal(leases.len(), &rows, Released::Skipped, |row, i| {
+                Ok(match ended(row, &leases[i].name)? {
                     Ended::No => Released::Freed,
                     Ended::Undecided => Released::Skipped,
                     Ended::For(reason) => Released::Lost(reason),
@@ -265,8 +275,8 @@ impl LockBackend for PostgresBackend {
         let connection = self.connections.for_renewals().await?;
         let sql = &self.statements.renew;
         match self.query(connection, sql, &parameters, false, &columns.names).await {
-            Ok(rows) => by_ordinal(renewals.len(), &rows, Renewed::Skipped, |row| {
-                Ok(match ended(row)? {
+            Ok(rows) => by_ordinal(renewals.len(), &rows, Renewed::Skipped, |row, i| {
+                Ok(match ended(row, &renewals[i].lease.name)? {
                     Ended::No => Renewed::Alive,
                     Ended::Undecided => Renewed::Skipped,
                     Ended::For(reason) => Renewed::Lost(reason),
@@ -400,13 +410,14 @@ fn by_ordinal<T: Clone>(
     items: usize,
     rows: &[Row],
     unanswered: T,
-    answer: impl Fn(&Row) -> Result<T>,
+    answer: impl Fn(&Row, usize) -> Result<T>,
 ) -> Result<Vec<T>> {
     let mut answers = vec![unanswered; items];
     for row in rows {
         let ordinal: i64 = get(row, 0)?;
-        let place = usize::try_from(ordinal - 1).ok().and_then(|i| answers.get_mut(i));
-        *place.ok_or_else(|| unexpected("an answer to no question"))? = answer(row)?;
+        let place = usize::try_from(ordinal - 1).ok().filter(|i| *i < items);
+        let place = place.ok_or_else(|| unexpected("an answer to no question"))?;
+        answers[place] = answer(row, place)?;
     }
     Ok(answers)
 }
@@ -421,6 +432,20 @@ fn verdict(row: &Row) -> Result<Option<Verdict>> {
         "contended" => return Ok(None),
         other => return Err(unexpected(other)),
     }))
+}
+
+/// Says so where somebody else's client has written a lease that was over by then.
+fn doubt_the_last_holder(name: &LockName, row: &Row) -> Result<()> {
+    if let Some(behind) = get::<Option<i64>>(row, 10)? {
+        tracing::warn!(
+            lock = %name,
+            of = get::<Option<&str>>(row, 11)?,
+            behind = ?duration(behind),
+            "a lock was granted that another client may still hold: its lease had ended before it was \
+             written, so that client's clock or time zone is behind the server's"
+        );
+    }
+    Ok(())
 }
 
 fn busy(row: &Row) -> Result<Busy> {
@@ -442,12 +467,21 @@ enum Ended {
     For(LossReason),
 }
 
-fn ended(row: &Row) -> Result<Ended> {
+fn ended(row: &Row, name: &LockName) -> Result<Ended> {
     Ok(match get(row, 1)? {
         "ok" => Ended::No,
         "skipped" => Ended::Undecided,
         "expired" => Ended::For(LossReason::Expired),
         "taken" => Ended::For(LossReason::Taken),
+        "usurped" => {
+            tracing::warn!(
+                lock = %name,
+                by = get::<Option<&str>>(row, 2)?,
+                "another client has taken the lock though its lease was alive: that client's clock or \
+                 time zone is ahead of the server's, or it has the owner's name"
+            );
+            Ended::For(LossReason::Taken)
+        }
         "superseded" => Ended::For(LossReason::Superseded),
         "forced" => Ended::For(LossReason::Forced),
         "deleted" => Ended::For(LossReason::Deleted),

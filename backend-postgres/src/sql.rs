@@ -19,6 +19,9 @@
 //! - **One row decides everything exclusive.** `expires_at` of the name's row is never earlier than
 //!   that of any live share. A share is alive only while the name's row says `(shared)` and is
 //!   alive too, so that others who write only this row, such as a Django app, decide over all.
+//! - **What others write is theirs.** Only we write `lease_expires_at`, along with `expires_at`.
+//!   Where the two differ somebody else has taken or renewed the lock since, be it under the name of
+//!   our owner: that is a lease of all of the lock, and nothing else in the row says anything of it.
 //!
 //! No statement depends on the isolation level for its safety. Above `READ COMMITTED` a locked
 //! row that has changed is an error 40001 instead of "contended"; the backend then wraps its
@@ -51,13 +54,17 @@ pub(crate) const PATIENCE: &str = "set local lock_timeout = '250ms'";
 /// the lock is released with the transaction.
 ///
 /// Waiting for an advisory lock does not refresh what the session has cached of the catalogs, and
-/// `if not exists` would go by that: the last statement, by opening a table, does refresh it.
+/// `if not exists` would go by that: opening a table does refresh it.
+///
+/// Whoever waits to alter a table keeps all others from it who come later, which must be over before
+/// a lease is.
 pub(crate) const MIGRATE: &str = "\
 set transaction isolation level read committed read write;
 set local statement_timeout = 0;
 set local lock_timeout = 0;
 select pg_advisory_xact_lock(hashtextextended('database-locks migration', 0));
 select from pg_catalog.pg_namespace limit 0;
+set local lock_timeout = '1s';
 ";
 
 /// Sends a notification. `$1` channel, `$2` payload.
@@ -71,6 +78,10 @@ const NEVER: &str = "timestamptz '9999-01-01 00:00:00+00'";
 
 /// In place of the attempt of a lease that somebody else's client wrote.
 const NO_ATTEMPT: &str = "uuid '00000000-0000-0000-0000-000000000000'";
+
+/// Whether the name's row `l` says that somebody else's client has the lease.
+const FOREIGN: &str =
+    "(l.expires_at is not null and l.expires_at is distinct from l.lease_expires_at)";
 
 /// The statements for one pair of tables.
 #[derive(Debug)]
@@ -120,7 +131,7 @@ const IS_MIGRATED: &str = "\
 select (select count(*) from pg_attribute
         where attrelid = to_regclass($1) and not attisdropped
           and attname in ('attempt', 'token', 'explicit_owner', 'capacity', 'acquired_at',
-                          'touched_at', 'waiting_until', 'waiting_weight')) = 8
+                          'lease_expires_at', 'touched_at', 'waiting_until', 'waiting_weight')) = 9
    and (select count(*) from pg_attribute
         where attrelid = to_regclass($2) and not attisdropped
           and attname in ('name', 'attempt', 'token', 'locked_by', 'explicit_owner', 'weight',
@@ -154,6 +165,7 @@ pub(crate) fn schema(config: &PostgresConfig) -> Vec<String> {
   add column if not exists explicit_owner boolean not null default false,
   add column if not exists capacity integer not null default 2147483647,
   add column if not exists acquired_at timestamptz,
+  add column if not exists lease_expires_at timestamptz,
   add column if not exists touched_at timestamptz,
   add column if not exists waiting_until timestamptz,
   add column if not exists waiting_weight integer not null default 0"
@@ -188,6 +200,22 @@ select $1::text as name, $2::uuid as attempt, $3::text as owner, $4::boolean as 
 const MANY_CLAIMS: &str = "\
 select c.*, row_number() over (partition by c.name order by c.ord) as turn,";
 
+/// What the name's row `l` says of the lease that it has, where `f.is_foreign` is [`FOREIGN`]:
+/// somebody else's is later than any of ours.
+fn lease_columns() -> String {
+    format!(
+        "\
+case when not f.is_foreign then coalesce(l.attempt, {NO_ATTEMPT}) else {NO_ATTEMPT} end
+           as held_attempt,
+         l.token + f.is_foreign::int as last_token,
+         l.explicit_owner and not f.is_foreign as explicit_owner,
+         case when f.is_foreign then 2147483647 else l.capacity end as held_capacity,
+         case when not f.is_foreign then l.acquired_at end as acquired_at,
+         not f.is_foreign and l.attempt is null and coalesce(l.locked_by = '{SHARED}', false)
+           as shared"
+    )
+}
+
 /// A claim's verdict is computed in `judged` and carried out, where it is a grant or a replay, by
 /// the steps below it. Of several claims of one name only the first counts.
 ///
@@ -213,6 +241,19 @@ fn acquire(lock: &str, share: &str, claims: &str) -> String {
         )
     };
     let ready_until = until("j");
+    let row_until = format!(
+        "case
+        when r.exclusive then r.until
+        else greatest(r.until,
+               (select max(h.expires_at) from {share} h
+                where r.shared and h.name = r.name and h.attempt <> r.attempt
+                  and not (r.explicit and h.explicit_owner and h.locked_by = r.owner)),
+               case when not r.shared
+                     and not (r.explicit and r.explicit_owner and r.locked_by = r.owner)
+                    then r.expires_at end)
+        end"
+    );
+    let lease = lease_columns();
     let first_until = until("n");
     format!(
         "\
@@ -223,13 +264,13 @@ with claims as materialized (
 seen as materialized (
   select c.*, c.weight = c.capacity as exclusive, clock_timestamp() as now,
          l.id, l.ctid as version, l.name is not null as known,
-         l.attempt is null and coalesce(l.locked_by = '{SHARED}', false) as shared,
-         l.attempt as held_attempt, l.locked_by, l.explicit_owner, l.token as last_token,
-         l.capacity as held_capacity, l.acquired_at, l.expires_at,
+         l.attempt as last_attempt, {lease}, l.locked_by, l.expires_at,
+         case when f.is_foreign then l.touched_at - l.expires_at end as behind,
          l.waiting_until, l.waiting_weight,
          h.attempt is not null as had_share, h.token as share_token, h.expires_at as share_until
   from claims c
   left join {lock} l on l.name = c.name
+  cross join lateral (select {FOREIGN} as is_foreign) f
   left join {share} h on h.name = c.name and h.attempt = c.attempt
 ),
 judged as materialized (
@@ -239,8 +280,9 @@ judged as materialized (
            as own_until,
          case
            when s.turn > 1 then 'contended'
-           when s.held_attempt = s.attempt then
-             case when s.locked_by = s.owner and s.expires_at > s.now
+           when s.last_attempt = s.attempt then
+             case when s.held_attempt = s.attempt and s.locked_by = s.owner
+                       and s.expires_at > s.now
                   then 'replay' else 'ended' end
            when s.had_share then
              case when s.shared and s.expires_at > s.now and s.share_until > s.now
@@ -316,16 +358,8 @@ granted as (
       token = case when r.verdict = 'grant' then {token} else l.token end,
       acquired_at = case when r.verdict = 'grant' then r.at else l.acquired_at end,
       touched_at = r.at,
-      expires_at = case
-        when r.exclusive then r.until
-        else greatest(r.until,
-               (select max(h.expires_at) from {share} h
-                where r.shared and h.name = r.name and h.attempt <> r.attempt
-                  and not (r.explicit and h.explicit_owner and h.locked_by = r.owner)),
-               case when not r.shared
-                     and not (r.explicit and r.explicit_owner and r.locked_by = r.owner)
-                    then r.expires_at end)
-        end,
+      expires_at = {row_until},
+      lease_expires_at = {row_until},
       waiting_weight = case when r.verdict = 'grant' and l.waiting_weight <= r.weight then 0
                             else l.waiting_weight end
   from ready r
@@ -335,10 +369,10 @@ granted as (
 ),
 inserted as (
   insert into {lock} (name, locked_by, attempt, explicit_owner, capacity, token, acquired_at,
-                      touched_at, expires_at)
+                      touched_at, expires_at, lease_expires_at)
   select n.name, case when n.exclusive then n.owner else '{SHARED}' end,
          case when n.exclusive then n.attempt end, n.exclusive and n.explicit, n.capacity,
-         {first_token}, n.at, n.at, {first_until}
+         {first_token}, n.at, n.at, {first_until}, {first_until}
   from (
     select j.*, clock_timestamp() as at
     from judged j
@@ -381,7 +415,7 @@ remembered as (
               then '-infinity' else n.expires_at end,
          n.at
   from new_share n
-  where n.verdict = 'grant' and n.held_attempt is not null and n.locked_by is not null
+  where n.verdict = 'grant' and n.held_attempt <> {NO_ATTEMPT} and n.locked_by is not null
   on conflict do nothing
 ),
 superseded as (
@@ -415,7 +449,9 @@ select j.ord,
        case when j.holder_until < {NEVER}
             then (extract(epoch from j.holder_until - j.now) * 1000000)::bigint end,
        case when j.first_until < {NEVER}
-            then (extract(epoch from j.first_until - j.now) * 1000000)::bigint + j.grace end
+            then (extract(epoch from j.first_until - j.now) * 1000000)::bigint + j.grace end,
+       case when j.behind > interval '0' and j.verdict = 'grant' then
+            (extract(epoch from j.behind) * 1000000)::bigint end, j.locked_by
 from durability, judged j left join won w on w.ord = j.ord"
     )
 }
@@ -424,6 +460,7 @@ from durability, judged j left join won w on w.ord = j.ord"
 ///
 /// `due` holds the leases that were still alive after the lock, with that moment as `at`.
 fn due(lock: &str, share: &str, parameters: &str, columns: &str) -> String {
+    let lease = lease_columns();
     format!(
         "\
 with leases as materialized (
@@ -434,14 +471,14 @@ with leases as materialized (
 ),
 seen as materialized (
   select r.*, r.weight = r.capacity as exclusive, clock_timestamp() as now,
-         l.id, l.ctid as version, l.name is not null as known, l.token as last_token,
-         l.attempt is null and coalesce(l.locked_by = '{SHARED}', false) as shared,
-         coalesce(l.attempt, {NO_ATTEMPT}) as held_attempt, l.locked_by, l.explicit_owner,
-         l.expires_at, l.waiting_until,
+         l.id, l.ctid as version, l.name is not null as known, {lease}, l.locked_by,
+         l.expires_at, f.is_foreign and l.lease_expires_at > clock_timestamp() as usurped,
+         l.waiting_until,
          h.attempt is not null as had_share, h.token as share_token,
          h.locked_by as share_owner, h.expires_at as share_until
   from leases r
   left join {lock} l on l.name = r.name
+  cross join lateral (select {FOREIGN} as is_foreign) f
   left join {share} h on h.name = r.name and h.attempt = r.attempt
 ),
 judged as materialized (
@@ -472,7 +509,8 @@ due as materialized (select f.* from found f where f.alive_until > f.at)"
     )
 }
 
-/// How each lease of `judged` fared: `ok`, `skipped`, or why it was lost.
+/// How each lease of `judged` fared: `ok`, `skipped`, or why it was lost. `usurped` is by somebody
+/// else's client, though a lease of ours was alive.
 fn outcome(share: &str) -> String {
     format!(
         "\
@@ -486,6 +524,7 @@ case
          and (j.locked_by is null or j.locked_by = j.owner)
          or j.had_share and j.share_until is null then 'forced'
     when not j.known then 'deleted'
+    when j.usurped then 'usurped'
     when j.explicit and (
            not j.shared and j.last_token > j.token and j.explicit_owner and j.locked_by = j.owner
            or exists (select from {share} h
@@ -522,6 +561,8 @@ renewed as materialized (
 names as (
   update {lock} l
   set expires_at = case when d.exclusive then d.until else greatest(l.expires_at, d.until) end,
+      lease_expires_at =
+        case when d.exclusive then d.until else greatest(l.expires_at, d.until) end,
       touched_at = d.at
   from (select id, bool_or(exclusive) as exclusive, max(until) as until, max(at) as at
         from renewed group by id) d
@@ -537,7 +578,7 @@ durability as materialized (
     when current_setting('synchronous_commit') = 'remote_apply' then 'remote_apply'
     else 'on' end, true)
 )
-select j.ord, {outcome}
+select j.ord, {outcome}, j.locked_by
 from durability, judged j left join due d on d.ord = j.ord"
     )
 }
@@ -555,14 +596,14 @@ fn release(lock: &str, share: &str) -> String {
 {due},
 names as (
   update {lock} l
-  set expires_at = case when not d.exclusive then
-        (select max(h.expires_at) from {share} h
-         where h.name = d.name and h.expires_at > '-infinity'
-           and not exists (select from due f where f.name = h.name and f.attempt = h.attempt))
-        end,
-      touched_at = d.at
-  from (select id, name, bool_or(exclusive) as exclusive, max(at) as at
-        from due group by id, name) d
+  set expires_at = d.until, lease_expires_at = d.until, touched_at = d.at
+  from (select g.*, case when not g.exclusive then
+          (select max(h.expires_at) from {share} h
+           where h.name = g.name and h.expires_at > '-infinity'
+             and not exists (select from due f where f.name = h.name and f.attempt = h.attempt))
+          end as until
+        from (select id, name, bool_or(exclusive) as exclusive, max(at) as at
+              from due group by id, name) g) d
   where l.id = d.id
 ),
 shares as (
@@ -574,13 +615,14 @@ durability as materialized (
   select set_config('synchronous_commit', case
     when exists (select from due where alive_until >= {NEVER}) then 'on' else 'off' end, true)
 )
-select j.ord, {outcome},
+select j.ord, {outcome}, j.locked_by,
        case when d.waiting_until > d.at then pg_notify($8, j.name) end
 from durability, judged j left join due d on d.ord = j.ord"
     )
 }
 
 fn list(lock: &str, share: &str) -> String {
+    let lease = lease_columns();
     format!(
         "\
 select e.name, e.attempt, e.token, e.locked_by, e.explicit_owner, e.weight, e.capacity,
@@ -589,21 +631,24 @@ select e.name, e.attempt, e.token, e.locked_by, e.explicit_owner, e.weight, e.ca
             then (extract(epoch from e.expires_at - e.now) * 1000000)::bigint end,
        coalesce(e.waiting_until > e.now, false)
 from (
-  select l.name collate \"C\" as name, coalesce(h.attempt, l.attempt, {NO_ATTEMPT}) as attempt,
-         coalesce(h.token, l.token) as token, coalesce(h.locked_by, l.locked_by) as locked_by,
+  select l.name, coalesce(h.attempt, l.held_attempt) as attempt,
+         coalesce(h.token, l.last_token) as token,
+         coalesce(h.locked_by, l.locked_by) as locked_by,
          coalesce(h.explicit_owner, l.explicit_owner) as explicit_owner,
-         coalesce(h.weight, l.capacity) as weight, coalesce(h.capacity, l.capacity) as capacity,
+         coalesce(h.weight, l.held_capacity) as weight,
+         coalesce(h.capacity, l.held_capacity) as capacity,
          coalesce(h.acquired_at, l.acquired_at) as acquired_at,
          coalesce(h.expires_at, l.expires_at) as expires_at,
-         l.waiting_until, clock_timestamp() as now,
-         l.attempt is null and coalesce(l.locked_by = '{SHARED}', false) as shared, h.name is not null as is_share
-  from {lock} l
-  left join {share} h
-    on l.attempt is null and l.locked_by = '{SHARED}' and h.name = l.name
-       and h.expires_at > clock_timestamp()
-  where l.expires_at > clock_timestamp()
-    and l.name collate \"C\" >= $1 and starts_with(l.name, $1)
-    and ($2::text is null or l.name collate \"C\" >= $2)
+         l.waiting_until, clock_timestamp() as now, l.shared, h.name is not null as is_share
+  from (
+    select l.name collate \"C\" as name, {lease}, l.locked_by, l.expires_at, l.waiting_until
+    from {lock} l
+    cross join lateral (select {FOREIGN} as is_foreign) f
+    where l.expires_at > clock_timestamp()
+      and l.name collate \"C\" >= $1 and starts_with(l.name, $1)
+      and ($2::text is null or l.name collate \"C\" >= $2)
+  ) l
+  left join {share} h on l.shared and h.name = l.name and h.expires_at > clock_timestamp()
 ) e
 where (not e.shared or e.is_share)
   and ($2::text is null or (e.name, e.attempt) > ($2 collate \"C\", $3::uuid))

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Store, ask, claim, hold, lease, name};
 use database_locks_core::{
-    Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released, Renewal,
-    Renewed, Share, Ttl, Verdict, Wakeup,
+    Attempt, Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released,
+    Renewal, Renewed, Share, Ttl, Verdict, Wakeup,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
 use futures_util::StreamExt;
@@ -271,13 +271,31 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     assert_eq!(release(&backend, &ours).await, Released::Lost(LossReason::Taken));
     assert!(is_live("free").await);
 
-    // What Django holds can be listed, and released by force.
-    let listed = backend
-        .list(&ListQuery { prefix: "held".to_owned(), ..ListQuery::default() })
+    // It may be called as our owner is, also one that was named explicitly.
+    let namesake = Claim { owner: Owner::explicit("alice").unwrap(), ..claim("namesake") };
+    let ours_too = hold(&backend, &namesake).await;
+    django
+        .batch_execute(
+            "update database_locks_lock set expires_at = now() + interval '1 hour'
+             where name = 'namesake'",
+        )
         .await
         .unwrap();
-    assert_eq!(release(&backend, &listed[0].lease).await, Released::Freed);
-    assert!(!is_live("held").await);
+    assert_eq!(renew(&backend, &ours_too).await, Renewed::Lost(LossReason::Taken));
+    assert_eq!(release(&backend, &ours_too).await, Released::Lost(LossReason::Taken));
+    assert_eq!(ask(&backend, &namesake).await.kind(), "ended");
+    assert_eq!(ask(&backend, &Claim { attempt: Attempt::new(), ..namesake }).await.kind(), "busy");
+    assert!(is_live("namesake").await);
+
+    // What Django holds can be listed, and released by force.
+    let listed = backend.list(&ListQuery::default()).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    for (info, lock) in listed.iter().zip(["free", "held", "namesake"]) {
+        assert_eq!((info.lease.name.as_str(), info.lease.share), (lock, Share::ALL));
+        assert_eq!(release(&backend, &info.lease).await, Released::Freed);
+        assert!(!is_live(lock).await);
+    }
+    assert!(hold(&backend, &claim("free")).await.token > ours.token);
 
     // A shared name is held for Django until the last share ends, whichever that is.
     let one = hold(&backend, &reader("r")).await;
@@ -377,8 +395,8 @@ async fn killed_connections_are_replaced() {
     let killed: i64 = client
         .query_one(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity
-             where application_name = 'database-locks' and query like $1",
-            &[&format!("%{}%", store.schema)],
+             where application_name = 'database-locks' and datname = current_database()",
+            &[],
         )
         .await
         .unwrap()

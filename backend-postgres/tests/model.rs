@@ -181,7 +181,8 @@ impl Pair {
         let rows = if there.share.is_exclusive() {
             self.admin
                 .execute(
-                    "update database_locks_lock set expires_at = clock_timestamp()
+                    "update database_locks_lock
+                     set expires_at = statement_timestamp(), lease_expires_at = statement_timestamp()
                      where name = $1 and attempt = $2",
                     &[&self.lock, &attempt],
                 )

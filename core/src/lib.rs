@@ -17,6 +17,7 @@ mod engine;
 mod guard;
 mod lease;
 mod lock;
+mod locked;
 mod locks;
 mod rwlock;
 mod semaphore;
@@ -59,3 +60,11 @@ pub use rwlock::RwLock;
 pub use semaphore::Semaphore;
 pub use share::Share;
 pub use ttl::{FiniteTtl, Ttl};
+
+/// What `#[locked]` expands to: no part of the API, and of a name that no user's own can meet.
+#[doc(hidden)]
+pub mod __locked {
+    pub use crate::locked::{
+        AsyncLocks, BlockingLocks, Output, function_name, lock, lock_blocking, method_name,
+    };
+}

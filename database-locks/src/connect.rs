@@ -110,6 +110,10 @@ impl Target {
     }
 
     /// The same database, but another table. Memory has none.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "mysql", feature = "postgres")),
+        expect(unused_variables, reason = "no backend that has a table")
+    )]
     pub(crate) fn with_table(self, table: &str) -> Result<Self> {
         Ok(match self {
             #[cfg(feature = "memory")]
@@ -159,16 +163,16 @@ impl Target {
         }
     }
 
-    pub(crate) fn schema_sql(&self) -> String {
+    pub(crate) fn schema_sql(self) -> String {
         match self {
             #[cfg(feature = "memory")]
             Self::Memory => String::new(),
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(config) => database_locks_sqlite::schema_sql(config),
+            Self::Sqlite(config) => database_locks_sqlite::schema_sql(&config),
             #[cfg(feature = "postgres")]
-            Self::Postgres(config) => database_locks_postgres::schema_sql(config),
+            Self::Postgres(config) => database_locks_postgres::schema_sql(&config),
             #[cfg(feature = "mysql")]
-            Self::Mysql(config) => database_locks_mysql::schema_sql(config),
+            Self::Mysql(config) => database_locks_mysql::schema_sql(&config),
         }
     }
 }

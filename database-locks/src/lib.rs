@@ -40,8 +40,33 @@
 //! | `mysql` | `mysql://...`, `mariadb://...` | many hosts with a MySQL, a MariaDB or a Galera cluster |
 //! | `memory` | `memory:` | unit tests, in one process |
 //!
-//! Each feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
+//! The feature `macros` (default) is `#[locked]`, which runs a whole function under a lock. Each
+//! other feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
 //! [`LockBackend`] of your own.
+//!
+//! # Without async
+//!
+//! [`blocking`] has the same requests and guards for plain threads. They need no runtime, and refuse
+//! to wait where that would hold up async tasks.
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # fn main() -> database_locks::Result<()> {
+//! use database_locks::blocking::{Connect, Locks};
+//!
+//! # let url = "memory:";
+//! let locks = Locks::connect(url)?;
+//! locks.lock("nightly").run(|lease| println!("under token {}", lease.token()))?;
+//! locks.shutdown()?;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "memory"))] fn main() {}
+//! ```
+//!
+//! # Settings
+//!
+//! [`Settings::from_env`] reads what whoever runs the process has chosen: the URL, the table, the
+//! default TTL and when to renew, a status file, and whether there are locks at all. [`init`] makes
+//! locks the ones of the process, and [`locks()`] gives them wherever they are needed.
 //!
 //! # What a lease promises, and what it cannot
 //!
@@ -51,12 +76,16 @@
 //! and let the resource refuse a token lower than one that it has seen.
 
 mod connect;
+#[cfg(feature = "macros")]
+mod locked;
 mod settings;
 
 pub mod blocking;
 
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
+#[cfg(feature = "macros")]
+pub use locked::locked;
 pub use settings::Settings;
 
 #[cfg(feature = "memory")]

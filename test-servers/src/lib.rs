@@ -81,6 +81,7 @@
 //! pausing, the watchdog and the retry on a port that was just taken come with that.
 
 mod access;
+mod cache;
 mod folder;
 mod galera;
 mod install;
@@ -92,12 +93,14 @@ mod pgbouncer;
 mod postgres;
 mod process;
 mod proxy;
+mod python;
 mod shared;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use access::{Access, Database};
 pub use anyhow::Result;
+pub use cache::cache;
 pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
 pub use install::{Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
 pub use mariadb::{MariaDb, MariaDbProduct};
@@ -108,5 +111,6 @@ pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Server};
 pub use proxy::Proxy;
+pub use python::{PYTHON_REQUIREMENTS, python, python_environment};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};

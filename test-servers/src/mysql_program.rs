@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use nix::unistd::geteuid;
 
+use crate::cache::cache;
 use crate::process::flag;
 
 /// The oldest major version that will do.
@@ -33,7 +33,8 @@ pub struct MySqlProgram {
 type Version = (u32, u32, u32);
 
 impl MySqlProgram {
-    /// The installed one or, failing that, the newest of those in the [`cache`](Self::cache).
+    /// The installed one or, failing that, the newest of the trees in the [`cache`], each called
+    /// `mysql-VERSION`.
     ///
     /// # Errors
     ///
@@ -46,7 +47,7 @@ impl MySqlProgram {
             .filter(|program| program.is_file())
             // MariaDB's packages bring a program of the same name.
             .find_map(|program| Self::of(vec![program.into(), "--no-defaults".into()]).ok());
-        let cache = Self::cache()?;
+        let cache = cache()?;
         installed
             .or_else(|| {
                 let trees = cache.read_dir().into_iter().flatten().flatten();
@@ -85,21 +86,6 @@ impl MySqlProgram {
             flag("--character-sets-dir=", usr.join("share/mysql/charsets")),
             flag("--plugin-dir=", usr.join("lib/mysql/plugin")),
         ])
-    }
-
-    /// The folder of unpacked trees, each called `mysql-VERSION`: `database-locks` in the user's cache. As root it is
-    /// in `/var/cache`, because the ordinary user that servers run as has no access to root's home.
-    ///
-    /// # Errors
-    ///
-    /// When neither `XDG_CACHE_HOME` nor `HOME` is set.
-    pub fn cache() -> Result<PathBuf> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = set("XDG_CACHE_HOME")
-            .or_else(|| geteuid().is_root().then(|| PathBuf::from("/var/cache")))
-            .or_else(|| set("HOME").map(|home| home.join(".cache")))
-            .context("neither XDG_CACHE_HOME nor HOME is set: set one of them")?;
-        Ok(cache.join("database-locks"))
     }
 
     /// The version, such as `9.7.4`.

@@ -1,37 +1,26 @@
 //! MySQL's server, which Debian has in its unstable distribution only: fetched by apt, and unpacked in a cache folder
 //! rather than installed.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use database_locks_test_servers::MySqlProgram;
 
-/// Fetches the server to where the tests look for it. Two that do so at once are safe, and the second waits.
+use crate::cache::{self, create_dir};
+
+/// Fetches the server to where the tests look for it.
 pub(crate) fn fetch() -> Result<()> {
-    fetch_to(&MySqlProgram::cache()?)
-        .context("cannot fetch mysql; install version 8 or later by other means")
+    cache::put(|| MySqlProgram::find().is_ok(), fetch_to)
+        .context("cannot fetch mysql; install version 8 or later by other means")?;
+    println!("mysql {} is in the cache", MySqlProgram::find()?.version());
+    Ok(())
 }
 
-fn fetch_to(cache: &Path) -> Result<()> {
-    create_dir(cache)?;
-    let lock = File::create(cache.join("lock"))?;
-    lock.lock()?;
-    if MySqlProgram::find().is_ok() {
-        return Ok(());
-    }
-    // Whoever held the lock before may have been killed.
-    for entry in fs::read_dir(cache)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("fetching-") {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    let folder = cache.join(format!("fetching-{}", std::process::id()));
-    create_dir(&folder)?;
+fn fetch_to(folder: &Path) -> Result<(PathBuf, String)> {
     let tree = folder.join("tree");
-    let apt = Apt::new(&folder)?;
+    let apt = Apt::new(folder)?;
     apt.run(&["update"])?;
     apt.run(&[
         "install",
@@ -50,12 +39,7 @@ fn fetch_to(cache: &Path) -> Result<()> {
         }
     }
     let version = MySqlProgram::in_tree(&tree)?.version();
-    // Only now, so that what has this name is whole.
-    fs::rename(&tree, cache.join(format!("mysql-{version}")))?;
-    fs::remove_dir_all(&folder)?;
-    let found = MySqlProgram::find()?;
-    println!("mysql {} is in {}", found.version(), cache.display());
-    Ok(())
+    Ok((tree, format!("mysql-{version}")))
 }
 
 /// Apt with a state of its own, in which nothing is installed and Debian unstable is the only source. Packages are
@@ -121,11 +105,4 @@ fn mirror() -> Result<String> {
         Some(mirror) => Ok(mirror.to_owned()),
         None => bail!("apt's sources name no mirror of debian"),
     }
-}
-
-/// Creates a folder that the user whom servers run as can enter, whatever the umask.
-fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path)
-        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
-        .with_context(|| format!("cannot create {}", path.display()))
 }

@@ -1,5 +1,6 @@
 //! What the machine lacks.
 
+use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail, ensure};
@@ -7,24 +8,31 @@ use database_locks_test_servers::{
     Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
 };
 
-use crate::fetch_mysql;
+use crate::{fetch_mysql, fetch_python};
 
 const NEEDED: [Binaries; 7] =
     [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME];
 
-/// Installs the servers that are missing, where that is possible, and otherwise says what to do.
-pub(crate) fn missing_servers() -> Result<()> {
+/// Installs the servers that are missing, and a Python with Django, where that is possible, and otherwise says what to
+/// do.
+pub(crate) fn whatever_is_missing() -> Result<()> {
     let mut missing: Vec<&str> = NEEDED
         .iter()
         .filter(|server| server.find().is_err())
         .map(|server| server.package)
         .collect();
     missing.dedup();
+    if !fetch_python::is_there() && fetch_python::interpreter().is_none() {
+        missing.push("python3-venv");
+    }
     if !missing.is_empty() {
         install(&missing)?;
     }
     if MySqlProgram::find().is_err() {
         fetch_mysql::fetch()?;
+    }
+    if !fetch_python::is_there() {
+        fetch_python::fetch()?;
     }
     Ok(())
 }
@@ -55,7 +63,7 @@ fn install(missing: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn succeeds(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

@@ -1,6 +1,8 @@
 //! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
 
+mod cache;
 mod fetch_mysql;
+mod fetch_python;
 mod install;
 mod test;
 mod with;

@@ -9,8 +9,9 @@ use clap::{Args, ValueEnum};
 
 use crate::install;
 
-/// The features of `database-locks`, each of which builds alone and with any others.
-const FEATURES: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
+/// The backends of `database-locks`, each of which builds alone and with any others. The feature
+/// `macros`, which only adds a name, is checked without any and with all of them.
+const BACKENDS: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
 
 /// Most tests wait for servers and leases rather than for a processor.
 const TEST_THREADS: &str = "8";
@@ -27,11 +28,11 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
-    /// Installs servers that are missing.
+    /// Installs servers that are missing, and a Python with Django.
     Install,
     /// Checks the format.
     Format,
-    /// Lints the workspace, and `database-locks` in every combination of its features.
+    /// Lints the workspace, and `database-locks` in every combination of its backends.
     Lint,
     /// Builds with the declared `rust-version`.
     RustVersion,
@@ -53,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("\n==> {name}");
         let start = Instant::now();
         let done = match step {
-            Step::Install => install::missing_servers(),
+            Step::Install => install::whatever_is_missing(),
             Step::Format => cargo(&["fmt", "--all", "--check"]),
             Step::Lint => lint(),
             Step::RustVersion => rust_version(),
@@ -71,18 +72,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn lint() -> Result<()> {
     cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
-    for chosen in 0..1_usize << FEATURES.len() {
-        let features: Vec<&str> = FEATURES
-            .iter()
-            .enumerate()
+    let chosen = (0..1_usize << BACKENDS.len()).map(|chosen| {
+        let backends = BACKENDS.iter().enumerate();
+        backends
             .filter(|(i, _)| chosen >> i & 1 == 1)
             .map(|(_, f)| *f)
-            .collect();
+            .collect::<Vec<_>>()
+            .join(",")
+    });
+    for features in chosen.chain(["macros".to_owned()]) {
         cargo(&[
             "clippy",
             "--package=database-locks",
             "--no-default-features",
-            &format!("--features={}", features.join(",")),
+            &format!("--features={features}"),
             "--",
             "-D",
             "warnings",

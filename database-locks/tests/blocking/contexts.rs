@@ -1,12 +1,13 @@
 //! Where a thread may wait, and where it is told that it must not.
 
 use std::panic;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use database_locks::blocking::{self, Locks};
-use database_locks::{ErrorKind, ListQuery, Result};
+use database_locks::{ErrorKind, ListQuery, Result, Ttl};
 use database_locks_memory::MemoryBackend;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, block_in_place, spawn_blocking};
@@ -128,17 +129,40 @@ fn a_guard_that_cannot_be_released_on_a_worker_is_dropped() {
 }
 
 #[test]
+fn callbacks_of_waiters_are_refused_and_those_of_losses_are_not() {
+    let locks = locks();
+    let held = locks.lock("x").ttl(Ttl::MIN).acquire().unwrap();
+    let (answered, answers) = mpsc::channel();
+
+    let (waited, reader) = (answered.clone(), locks.clone());
+    let request = locks.lock("x").on_wait(move |_| {
+        let _ = waited.send(reader.list("").map(drop));
+    });
+    let waiter = thread::spawn(|| request.acquire()?.release());
+    refused(answers.recv_timeout(LONG).expect("the callback must not hold up the engine"));
+
+    let reader = locks.clone();
+    held.on_lost(move |_| {
+        let _ = answered.send(reader.list("").map(drop));
+    });
+    assert!(locks.force_release(held.lease().id()).unwrap());
+    on_a_thread(|| waiter.join().unwrap()).unwrap();
+    // The waiter may have been told again that it waits.
+    assert!(answers.iter().any(|answer| answer.is_ok()), "the callback has a thread of its own");
+}
+
+#[test]
 fn a_refusal_is_no_panic() {
     static PANICKED: AtomicBool = AtomicBool::new(false);
     const THREAD: &str = "refused here";
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if std::thread::current().name() == Some(THREAD) {
+        if thread::current().name() == Some(THREAD) {
             PANICKED.store(true, Ordering::Relaxed);
         }
         before(info);
     }));
-    let thread = std::thread::Builder::new().name(THREAD.to_owned());
+    let thread = thread::Builder::new().name(THREAD.to_owned());
     let thread = thread.spawn(|| current_thread().block_on(async { lock() })).unwrap();
     refused(thread.join().unwrap());
     assert!(!PANICKED.load(Ordering::Relaxed));

@@ -1,0 +1,7 @@
+//! `#[locked]` on the memory backend.
+
+mod behaviour;
+mod entry;
+mod lints;
+mod names;
+mod shapes;

@@ -1,0 +1,4 @@
+#[locked("nightly")]
+fn nightly(day: u32) -> Result<u32, database_locks::Error> {
+    count(day)
+}
