@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use database_locks::memory::MemoryBackend;
 use database_locks::{Error, Lease, Locks, async_trait, blocking, locked};
@@ -227,6 +227,13 @@ fn plain(locks: blocking::Locks, text: &str) -> Result<usize, Error> {
     Ok(text.len())
 }
 
+static LOCKS: LazyLock<Locks> = LazyLock::new(|| Locks::new(MemoryBackend::new()));
+
+#[locked("static", with = *LOCKS, lease = lease)]
+fn of_static() -> Result<(), Error> {
+    lease.check()
+}
+
 /// What is async inside an option's expression is not awaited by the function.
 #[locked(
     "async inside",
@@ -277,5 +284,6 @@ fn plain_functions_borrow_what_they_borrowed() {
     assert_eq!(report.plain("two").unwrap(), "t");
     assert_eq!(report.plain_hidden().unwrap().count(), 2);
     async_inside(&report.locks).unwrap();
+    of_static().unwrap();
     assert_eq!(plain(report.locks.into(), "abc").unwrap(), 3);
 }
