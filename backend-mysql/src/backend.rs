@@ -56,7 +56,8 @@ impl MysqlBackend {
     /// # Errors
     ///
     /// As of [`connect`](Self::connect); [`ErrorKind::Permission`] if something is missing and the
-    /// user may not make it.
+    /// user may not make it; [`ErrorKind::Unavailable`] if somebody's transaction has used the table
+    /// for two seconds: whoever wants a lock meanwhile waits, so that this does not wait any longer.
     ///
     /// # Cancel safety
     ///
@@ -90,6 +91,7 @@ impl MysqlBackend {
     /// Runs a statement that defines a table, unless somebody else has done so just now.
     async fn define(&self, statement: &str) -> Result<()> {
         match self.connections.shared().await?.run(statement).await {
+            Err(error) if error::waited_in_vain(&error) => Err(error::tables_in_use(error)),
             Err(error) if !error::is_defined_already(&error) => {
                 Err(error::from_driver(error, self.connections.place()))
             }

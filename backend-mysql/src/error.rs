@@ -80,6 +80,16 @@ pub(crate) fn from_driver(error: Driver, place: &str) -> Error {
     Error::new(kind, message).with_backend(crate::NAME).with_source(error)
 }
 
+/// An error of changing the tables while somebody's transaction holds them.
+pub(crate) fn tables_in_use(error: Driver) -> Error {
+    unavailable(
+        "the lock table is in use by a transaction that does not end: try again, and see SHOW \
+         PROCESSLIST for who it is"
+            .to_owned(),
+    )
+    .with_source(error)
+}
+
 /// Something that another server or another try may mend.
 pub(crate) fn unavailable(message: String) -> Error {
     Error::new(ErrorKind::Unavailable, message).with_backend(crate::NAME)

@@ -72,7 +72,8 @@ impl PostgresBackend {
     /// # Errors
     ///
     /// As of [`connect`](Self::connect); [`ErrorKind::Permission`] if something is missing and the
-    /// user may not make it.
+    /// user may not make it; [`ErrorKind::Unavailable`] if somebody's transaction has used the table
+    /// for a second: whoever wants a lock meanwhile waits, so that this does not wait any longer.
     ///
     /// # Cancel safety
     ///
@@ -93,7 +94,10 @@ impl PostgresBackend {
                 client.batch_execute(&format!("{}{schema}", sql::MIGRATE)).await
             })
             .await
-            .map_err(|error| self.failed("migrate", error))
+            .map_err(|error| match error::is_row_locked(&error) {
+                true => error::tables_in_use(error).with_operation("migrate"),
+                false => self.failed("migrate", error),
+            })
     }
 
     /// Asks once for all claims. `None` stands for a claim that was contended.

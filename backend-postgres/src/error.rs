@@ -46,6 +46,16 @@ pub(crate) fn from_driver(error: tokio_postgres::Error, place: &str) -> Error {
     result.with_backend(crate::NAME).with_source(error)
 }
 
+/// An error of changing the tables while somebody's transaction holds them.
+pub(crate) fn tables_in_use(error: tokio_postgres::Error) -> Error {
+    unavailable(
+        "the lock table is in use by a transaction that does not end: try again, and see \
+         pg_stat_activity for who it is"
+            .to_owned(),
+    )
+    .with_source(error)
+}
+
 fn from_server(error: &DbError, place: &str) -> Error {
     let said = error.message();
     let (kind, message) = match error.code().code() {

@@ -54,13 +54,17 @@ pub(crate) const PATIENCE: &str = "set local lock_timeout = '250ms'";
 /// the lock is released with the transaction.
 ///
 /// Waiting for an advisory lock does not refresh what the session has cached of the catalogs, and
-/// `if not exists` would go by that: the last statement, by opening a table, does refresh it.
+/// `if not exists` would go by that: opening a table does refresh it.
+///
+/// Whoever waits to alter a table keeps all others from it who come later, which must be over before
+/// a lease is.
 pub(crate) const MIGRATE: &str = "\
 set transaction isolation level read committed read write;
 set local statement_timeout = 0;
 set local lock_timeout = 0;
 select pg_advisory_xact_lock(hashtextextended('database-locks migration', 0));
 select from pg_catalog.pg_namespace limit 0;
+set local lock_timeout = '1s';
 ";
 
 /// Sends a notification. `$1` channel, `$2` payload.

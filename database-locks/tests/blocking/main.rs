@@ -1,6 +1,8 @@
 //! Locks without async: what they do, and where they refuse to wait.
 
 mod contexts;
+#[cfg(all(feature = "mysql", feature = "postgres"))]
+mod servers;
 mod twins;
 
 use std::sync::mpsc;

@@ -251,12 +251,19 @@ fn both_apis_share_an_engine() {
 }
 
 #[test]
-fn what_a_backend_does_async_can_be_waited_for() {
-    let slept = blocking::block_on(async {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+fn what_a_backend_does_async_needs_no_runtime_here() {
+    let pause = || tokio::time::sleep(Duration::from_millis(1));
+    let locks = blocking::Locks::open(database_locks::Locks::builder(), async move {
+        pause().await;
+        Ok(Arc::new(MemoryBackend::new()) as _)
+    });
+    locks.unwrap().lock("x").acquire().unwrap().release().unwrap();
+
+    let paused = blocking::block_on(async move {
+        pause().await;
         Ok(7)
     });
-    assert_eq!(slept.unwrap(), 7);
+    assert_eq!(paused.unwrap(), 7);
     let error = blocking::block_on::<()>(async { Err(Error::new(ErrorKind::Permission, "no")) });
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Permission);
 }

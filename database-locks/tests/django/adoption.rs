@@ -1,6 +1,6 @@
 //! The table that Django made, once it is ours as well.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use database_locks::{Connect, Locks, migrate};
 use serde_json::json;
@@ -10,6 +10,7 @@ use crate::{Kind, on_each_server};
 
 on_each_server!(
     django_goes_on_with_the_table_that_it_made,
+    migrate_gives_way_to_a_long_transaction,
     tables_are_adopted_that_any_django_has_made,
 );
 
@@ -40,6 +41,34 @@ async fn django_goes_on_with_the_table_that_it_made(kind: Kind) {
         assert!(locks.lock(name).try_acquire().await.unwrap().is_none(), "{name}");
         django.exit(name).unwrap();
     }
+}
+
+/// Whoever waits to change a table keeps all others from it who come later.
+async fn migrate_gives_way_to_a_long_transaction(kind: Kind) {
+    let project = Project::migrated(kind);
+    let mut long = project.worker();
+    let mut django = project.worker();
+    django.enter("x", once(60.0)).unwrap();
+    long.ask(&json!({"do": "begin"})).unwrap();
+
+    let url = project.database.url().to_owned();
+    let start = Instant::now();
+    let migrating = tokio::spawn(async move { (migrate(&url).await, start.elapsed()) });
+    while !migrating.is_finished() {
+        django.exit("x").unwrap();
+        django.enter("x", once(60.0)).unwrap();
+    }
+    let (migrated, waited) = migrating.await.unwrap();
+    let error = migrated.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("in use"), "{error}");
+    // Its own patience is a second or two.
+    assert!(waited < Duration::from_secs(20), "{waited:?}");
+
+    long.ask(&json!({"do": "commit"})).unwrap();
+    migrate(project.database.url()).await.unwrap();
+    let locks = Locks::connect(project.database.url()).await.unwrap();
+    assert!(locks.lock("x").try_acquire().await.unwrap().is_none());
 }
 
 /// A table as it may have been made.

@@ -3,12 +3,15 @@
 {"do": "enter", "name": "x", "options": {"lock_ttl": 10}}   enters `with lock("x", lock_ttl=10)`
 {"do": "exit", "name": "x"}                                 leaves it
 {"do": "rows"}                                              all rows, as Django reads them
+{"do": "begin"}                                             reads the table in a transaction
+{"do": "commit"}                                            ends that
 
 The answer has "error" where an exception was raised, "lost" with how often a lock was lost since the
 last answer, and "owner" with what the process calls itself.
 """
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -17,6 +20,11 @@ import time
 import django
 
 django.setup()
+
+# What matters of it is in the answers.
+logging.disable(logging.ERROR)
+
+from django.db import transaction  # noqa: E402
 
 from database_locks import lock  # noqa: E402
 from database_locks.models import Lock  # noqa: E402
@@ -46,8 +54,19 @@ def rows():
     ]
 
 
+def begin():
+    transaction.set_autocommit(False)
+    rows()
+
+
+def commit():
+    transaction.commit()
+    transaction.set_autocommit(True)
+
+
 def answer(do, **arguments):
-    return {"enter": enter, "exit": leave, "rows": rows}[do](**arguments)
+    commands = {"enter": enter, "exit": leave, "rows": rows, "begin": begin, "commit": commit}
+    return commands[do](**arguments)
 
 
 for line in sys.stdin:
