@@ -70,7 +70,8 @@ fn from_server(error: &DbError, place: &str) -> Error {
             ErrorKind::Permission,
             format!(
                 "the database user lacks a right ({said}): grant usage on the schema, and select, \
-                 insert, update and delete on the lock table and its _share table"
+                 insert, update and delete on the lock table and its _share table, and usage on the \
+                 sequence of the lock table where a Django before 4.1 made it"
             ),
         ),
         "28P01" => (

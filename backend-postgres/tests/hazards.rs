@@ -324,6 +324,43 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
 }
 
 #[tokio::test]
+async fn lock_user_needs_the_sequence_of_an_old_django_too() {
+    let store = Store::empty();
+    let client = store.client().await;
+    let role = format!("r_{}", store.schema);
+    client
+        .batch_execute(&format!(
+            "create schema {0}; set search_path = {0};
+             create table database_locks_lock (
+               id serial primary key, name varchar(255) not null unique,
+               locked_by text null, expires_at timestamptz null)",
+            store.schema
+        ))
+        .await
+        .unwrap();
+    store.backend().await.migrate().await.unwrap();
+    client
+        .batch_execute(&format!(
+            "create role {role} login password 'secret'; grant usage on schema {0} to {role};
+             grant select, insert, update, delete
+             on database_locks_lock, database_locks_lock_share to {role}",
+            store.schema
+        ))
+        .await
+        .unwrap();
+    let backend = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    assert!(error.to_string().contains("usage on the sequence"), "{error}");
+    client
+        .batch_execute(&format!("grant usage on sequence database_locks_lock_id_seq to {role}"))
+        .await
+        .unwrap();
+    hold(&backend, &claim("x")).await;
+    client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test]
 async fn lock_user_needs_four_rights_on_two_tables() {
     let (store, _) = Store::migrated().await;
     let role = format!("r_{}", store.schema);
