@@ -27,7 +27,7 @@ async fn a_renewal_does_not_take_the_lock_again_after_its_release() {
 
     let (locks, backend) = spoiled(&scene.project.database).await;
     // It is on its way for longer than the release takes.
-    backend.once(Verb::Renew, Fault::Delay(Duration::from_secs(1)));
+    backend.once(Verb::Renew, Fault::Delay(Duration::from_secs(3)));
     let request = locks.lock(NAME).ttl(TTL).renew_before(RENEW_BEFORE);
     let guard = request.acquire().await.unwrap();
     backend.until_begun(Verb::Renew, 1).await;
