@@ -101,8 +101,9 @@ impl Running {
             .env("DATABASE_LOCKS_NAME", lease.name().as_str())
             .env("DATABASE_LOCKS_TOKEN", lease.token().to_string())
             .process_group(0);
-        if arguments.status_file.is_none() {
-            // It is ours: a command that uses it too would overwrite what we show.
+        let is_ours = |theirs| arguments.status_file.as_ref().is_none_or(|ours| *ours == theirs);
+        if env::var_os(STATUS_FILE).is_some_and(is_ours) {
+            // A command that uses it too would overwrite what we show.
             command.env_remove(STATUS_FILE);
         }
         let process = command.spawn()?;

@@ -162,6 +162,7 @@ fn the_status_file_belongs_to_one_process() {
         String::from_utf8(place.output(&[(STATUS_FILE, "status")], &arguments).stdout).unwrap()
     };
     assert_eq!(run(&[]), "unset\n");
+    assert_eq!(run(&["--status-file", "status"]), "unset\n", "it is the same file");
     fs::remove_file(place.path("status")).unwrap();
     assert_eq!(run(&["--status-file", "ours"]), "status\n", "that one is left to the command");
     assert_eq!(read(&place.path("ours")), "0");
@@ -290,13 +291,19 @@ fn another_table_holds_other_locks() {
 #[test]
 fn malformed_settings_are_named() {
     let place = Place::new();
-    for (variable, value) in
-        [(ENABLED, "maybe"), (TTL, "soon"), (TTL_RENEW, "-1"), (TABLE, "no table"), (URL, "geheim")]
-    {
+    for (variable, value) in [
+        (ENABLED, "maybe"),
+        (TTL, "soon"),
+        (TTL, "1ms"),
+        (TTL_RENEW, "-1"),
+        (TABLE, "no table"),
+        (URL, "geheim"),
+    ] {
         let output = place.output(&[(variable, value)], &["run", "n", "--", "true"]);
         assert_eq!(output.status.code(), Some(64), "{variable}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(variable) && !said.contains("geheim"), "{said}");
+        assert!(!said.contains("::"), "no Rust for people who write settings: {said}");
     }
     let output = place.output(&[], &["run", "--url", "geheim", "n", "--", "true"]);
     assert_eq!(output.status.code(), Some(64));

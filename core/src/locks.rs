@@ -255,7 +255,7 @@ impl LocksBuilder {
     /// from `0` at the start to `0` at the end; a lease that is lost is not held. Each state replaces
     /// the file as a whole, so that a reader finds exactly one digit; of states that follow each
     /// other within some milliseconds only the last may be seen. [`shutdown`](Locks::shutdown) waits
-    /// until the file shows the end.
+    /// until the file shows the end, though no longer than 5 s for a file system that hangs.
     ///
     /// A reader can rely on the digit while the process lives. One that ends without a shutdown, or
     /// is killed, leaves its last digit behind until another one starts: look also whether the

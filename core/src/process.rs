@@ -7,8 +7,8 @@ use crate::locks::Locks;
 
 static LOCKS: OnceLock<Locks> = OnceLock::new();
 
-/// Sets the locks of this process, which [`locks`] gives from then on. Call it once, early in
-/// `main`.
+/// Sets the locks of this process, which [`locks`] gives from then on: [`Locks`], or those of
+/// [`blocking`](crate::blocking::Locks). Call it once, early in `main`.
 ///
 /// They are never dropped: before the process exits, await [`shutdown`](Locks::shutdown) for
 /// releases that are still queued.
@@ -16,8 +16,8 @@ static LOCKS: OnceLock<Locks> = OnceLock::new();
 /// # Errors
 ///
 /// [`ErrorKind::InvalidOption`] if they are set already; the first ones stay.
-pub fn init(locks: Locks) -> Result<()> {
-    LOCKS.set(locks).map_err(|_| {
+pub fn init(locks: impl Into<Locks>) -> Result<()> {
+    LOCKS.set(locks.into()).map_err(|_| {
         Error::new(
             ErrorKind::InvalidOption,
             "the locks of this process are set already: call database_locks::init only once",

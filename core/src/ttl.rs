@@ -47,8 +47,8 @@ impl Ttl {
             return Err(Error::new(
                 ErrorKind::InvalidOption,
                 format!(
-                    "the TTL is {ttl:?}: give 100 ms to 24 h, or Ttl::Infinite for a lease that \
-                     never expires"
+                    "the TTL is {ttl:?}: give 100 ms to 24 h, or infinite for a lease that never \
+                     expires"
                 ),
             ));
         }

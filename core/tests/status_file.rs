@@ -313,6 +313,19 @@ async fn shutdown_waits_for_the_file() {
 }
 
 #[tokio::test]
+async fn what_shutdown_has_written_is_the_last_word() {
+    let place = Place::new();
+    let locks = place.locks();
+    locks.shutdown().await;
+    fs::remove_file(place.path("status")).unwrap();
+    assert!(locks.lock("x").acquire().await.is_err());
+    assert!(locks.lock("x").try_acquire().await.is_err());
+    // Much longer than a change takes to be written.
+    sleep(Duration::from_millis(100)).await;
+    assert!(!place.path("status").exists(), "a refused request is no wait");
+}
+
+#[tokio::test]
 async fn what_a_crash_left_behind_is_overwritten_at_the_start() {
     let place = Place::new();
     fs::write(place.path("status"), "2 and more\n").unwrap();

@@ -81,7 +81,7 @@ pub(crate) enum Target {
 
 impl Target {
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        let scheme = scheme(url);
         match scheme {
             #[cfg(feature = "memory")]
             "memory" => Ok(Self::Memory),
@@ -177,6 +177,14 @@ impl Target {
     }
 }
 
+/// What stands before the first colon, or nothing if that is no scheme: messages repeat it, and in
+/// text of another form, such as `password=... host=...`, a password may stand there.
+fn scheme(url: &str) -> &str {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if scheme.chars().all(is_part) { scheme } else { "" }
+}
+
 /// Only the scheme is repeated: the rest of a URL may hold a password.
 fn unknown(what: String) -> Error {
     Error::new(
@@ -201,7 +209,16 @@ mod tests {
 
     #[test]
     fn urls_that_nobody_serves() {
-        for url in ["", "nightly", "mongodb://user:secret@host/db", "://", "Postgres"] {
+        for url in [
+            "",
+            "nightly",
+            "mongodb://user:secret@host/db",
+            "://",
+            "Postgres",
+            "user=me password=secret host=::1",
+            "Server=db;Password=secret;Host=tcp:db",
+            "//me:secret@host/db",
+        ] {
             let error = schema_sql(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");
             assert!(!error.to_string().contains("secret"));

@@ -259,9 +259,12 @@ impl Settings {
         if let Some(path) = &self.status_file {
             options = options.status_file(path);
         }
-        options
-            .check_defaults()
-            .map_err(|error| of(&format!("{DEFAULT_TTL}, {DEFAULT_TTL_RENEW}"), &error))?;
+        let is_ours =
+            matches!(self.default_ttl, Ok(Some(_))) || self.default_renew_before.is_some();
+        options.check_defaults().map_err(|error| match is_ours {
+            true => of(&format!("{DEFAULT_TTL}, {DEFAULT_TTL_RENEW}"), &error),
+            false => error,
+        })?;
         // Who switched them off in the options did so.
         Ok(if self.enabled { options } else { options.disabled(true) })
     }
@@ -456,6 +459,9 @@ mod tests {
         options(late.default_ttl(Duration::from_secs(30))).unwrap();
         // In code no variable is to blame.
         let error = options(Settings::new().default_ttl(Duration::ZERO)).unwrap_err();
+        assert!(!error.to_string().contains(DEFAULT_TTL), "{error}");
+        let chosen = LocksBuilder::default().default_ttl(Duration::ZERO);
+        let error = Settings::new().options(chosen).unwrap_err();
         assert!(!error.to_string().contains(DEFAULT_TTL), "{error}");
     }
 

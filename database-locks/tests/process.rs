@@ -1,6 +1,6 @@
 //! The locks of the process: one test, since they are set once a process.
 
-use database_locks::{ErrorKind, Locks, init, locks};
+use database_locks::{ErrorKind, Locks, blocking, init, locks};
 use database_locks_memory::MemoryBackend;
 
 #[tokio::test]
@@ -10,7 +10,7 @@ async fn the_locks_of_the_process_are_set_once() {
     assert!(error.to_string().contains("call database_locks::init(locks) first"), "{error}");
 
     let first = Locks::new(MemoryBackend::new());
-    init(first.clone()).unwrap();
+    init(blocking::Locks::from(first.clone())).unwrap();
     let error = init(Locks::new(MemoryBackend::new())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOption);
     assert!(error.to_string().contains("only once"), "{error}");

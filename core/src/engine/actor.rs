@@ -142,9 +142,17 @@ impl Actor {
             self.heartbeat.tick(now);
             self.releases.tick(now);
         }
-        let Some(closing) = self.closing.take() else { return };
+        if self.closing.is_none() {
+            return;
+        }
+        // Nobody is counted from here on, and so the status that is written next is the last.
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+        let closing = self.closing.take();
         self.status.flush().await;
-        for waiting in closing {
+        for waiting in closing.into_iter().flatten() {
             let _ = waiting.send(());
         }
     }

@@ -130,6 +130,10 @@ impl Engine {
     /// Cancel safe: a request whose future is dropped is taken back, and what it may have been
     /// granted meanwhile is released.
     pub(crate) async fn request(&self, mut request: Request) -> Result<Option<Hold>> {
+        if self.commands.is_closed() {
+            // Before the status counts it as waiting: nobody may be left to write what comes next.
+            return Err(shut_down());
+        }
         let (caller, answer) = oneshot::channel();
         request.reply = Some(Reply::new(caller, self.status.waiting()));
         let leave = LeaveOnDrop { engine: self, id: request.id };
