@@ -67,7 +67,9 @@
 ///   and `Page<u16>` share a lock, as do functions of one name in two `impl`s of one type.
 /// - A type of another module than the function's is written with its path,
 ///   `module::path::<other::path::Type>::function`, so that two types of one name do not meet.
-/// - A function inside a function is `module::path::outer::function`.
+/// - A function inside a function is `module::path::outer::function`, also where it stands in one of
+///   several blocks. What is around it is written in angle brackets if it lies deeper, as in
+///   `module::path::<module::path::Type::outer>::function`.
 ///
 /// The module is `module_path!()`, which starts with the crate's name. The type is taken from
 /// [`std::any::type_name`], whose output Rust does not promise to keep from version to version,
