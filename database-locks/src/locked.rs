@@ -163,8 +163,8 @@
 /// Other attributes that make a plain function of an async one belong below `#[locked]`, so that it
 /// sees the function first. A plain function that ends in `async move { .. }` or
 /// `Box::pin(async move { .. })` and returns that future is treated as an async one: the lock is held
-/// while that block runs. Of several `#[locked]` on one function, the lowest one's lock is taken
-/// first.
+/// while that block runs, and there may be no `return` before it. Of several `#[locked]` on one
+/// function, the lowest one's lock is taken first.
 ///
 /// `const`, `unsafe` and `extern` functions are refused, and so are types and whole `impl`s.
 ///
