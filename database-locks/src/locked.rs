@@ -38,6 +38,9 @@
 /// The arguments of the function live in the work, and so end before the lock is released; those
 /// that the work does not mention end after it.
 ///
+/// A lock is not re-entrant: a function that calls itself, or another one with the same lock, waits
+/// for itself.
+///
 /// # What the function returns
 ///
 /// A `Result` whose error implements `From<database_locks::Error>`: that one itself,
