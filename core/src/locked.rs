@@ -1,7 +1,7 @@
 //! What functions under the attribute `#[locked]` of `database-locks` are made of. Public only for
 //! its expansions, and changed without notice.
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use crate::blocking;
 use crate::error::Error;
@@ -34,7 +34,7 @@ impl<T, E: From<Error>> Output for Result<T, E> {
 #[diagnostic::on_unimplemented(
     message = "`with` takes `database_locks::Locks`, not `{Self}`",
     label = "these are no `Locks`",
-    note = "give `Locks`, a reference to them or an `Arc` of them; plain functions take `database_locks::blocking::Locks` too"
+    note = "give `Locks`, or what dereferences to them; plain functions take `database_locks::blocking::Locks` too"
 )]
 pub trait AsyncLocks {
     /// As [`Locks::lock`].
@@ -47,13 +47,8 @@ impl AsyncLocks for Locks {
     }
 }
 
-impl<L: AsyncLocks + ?Sized> AsyncLocks for &L {
-    fn request(&self, name: &str) -> LockRequest {
-        (**self).request(name)
-    }
-}
-
-impl<L: AsyncLocks + ?Sized> AsyncLocks for Arc<L> {
+#[diagnostic::do_not_recommend]
+impl<L: Deref<Target: AsyncLocks> + ?Sized> AsyncLocks for L {
     fn request(&self, name: &str) -> LockRequest {
         (**self).request(name)
     }
@@ -63,7 +58,7 @@ impl<L: AsyncLocks + ?Sized> AsyncLocks for Arc<L> {
 #[diagnostic::on_unimplemented(
     message = "`with` takes `database_locks::blocking::Locks` or `database_locks::Locks`, not `{Self}`",
     label = "these are no `Locks`",
-    note = "give `Locks`, a reference to them or an `Arc` of them"
+    note = "give `Locks`, or what dereferences to them"
 )]
 pub trait BlockingLocks {
     /// As [`blocking::Locks::lock`].
@@ -82,27 +77,22 @@ impl BlockingLocks for Locks {
     }
 }
 
-impl<L: BlockingLocks + ?Sized> BlockingLocks for &L {
-    fn request(&self, name: &str) -> blocking::LockRequest {
-        (**self).request(name)
-    }
-}
-
-impl<L: BlockingLocks + ?Sized> BlockingLocks for Arc<L> {
+#[diagnostic::do_not_recommend]
+impl<L: Deref<Target: BlockingLocks> + ?Sized> BlockingLocks for L {
     fn request(&self, name: &str) -> blocking::LockRequest {
         (**self).request(name)
     }
 }
 
 /// The request of an async function.
-pub fn lock(locks: &(impl AsyncLocks + ?Sized), name: impl AsRef<str>) -> LockRequest {
+pub fn lock(locks: &impl AsyncLocks, name: &(impl AsRef<str> + ?Sized)) -> LockRequest {
     locks.request(name.as_ref())
 }
 
 /// The request of a plain function.
 pub fn lock_blocking(
-    locks: &(impl BlockingLocks + ?Sized),
-    name: impl AsRef<str>,
+    locks: &impl BlockingLocks,
+    name: &(impl AsRef<str> + ?Sized),
 ) -> blocking::LockRequest {
     locks.request(name.as_ref())
 }

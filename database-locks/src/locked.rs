@@ -50,7 +50,8 @@
 /// # Which lock
 ///
 /// The first argument, without a name, is the **name of the lock**: any expression that is
-/// `AsRef<str>`. It sees the function's arguments, as the options' expressions do:
+/// `AsRef<str>`. It sees the function's arguments, as the options' expressions do. Like `with` and
+/// `owner` it is only borrowed:
 ///
 /// ```
 /// # use database_locks::{Error, Locks, locked};
@@ -91,7 +92,7 @@
 ///
 /// | option | value | default |
 /// |---|---|---|
-/// | `with` | the [`Locks`](crate::Locks) to use, also by reference or in an `Arc`; in plain functions [`blocking::Locks`](crate::blocking::Locks) too | [`locks()`](crate::locks()), which [`init`](crate::init) has set |
+/// | `with` | the [`Locks`](crate::Locks) to use, or a reference, an `Arc` or a `LazyLock` of them; in plain functions [`blocking::Locks`](crate::blocking::Locks) too | [`locks()`](crate::locks()), which [`init`](crate::init) has set |
 /// | `lease` | a name for the [`Lease`](crate::Lease) in the body, for `lease.check()` and `lease.token()` | none |
 /// | `timeout` | a duration: [waits](crate::LockRequest::timeout) no longer for the lock | waits for as long as it takes |
 /// | `ttl` | a duration of 100 ms to 24 h, `"infinite"`, or what [`ttl`](crate::LockRequest::ttl) takes | that of the locks, 10 s |

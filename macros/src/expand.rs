@@ -107,8 +107,7 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
     let span = Span::mixed_site();
     let lock = Ident::new(lock, span);
     let locks = match &options.with {
-        // So that the compiler points there if it is of a wrong type.
-        Some(with) => quote_spanned!(span.located_at(with.span())=> &(#with)),
+        Some(with) => borrowed(with),
         None => quote_spanned! {span=>
             &match #krate::locks() {
                 ::core::result::Result::Ok(locks) => locks,
@@ -119,14 +118,24 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
         },
     };
     let name = match &options.name {
-        Some(name) => name.to_token_stream(),
-        None => default_name(krate, &function.signature),
+        Some(name) => borrowed(name),
+        None => {
+            let name = default_name(krate, &function.signature);
+            quote_spanned!(span=> &#name)
+        }
     };
     let methods = options.methods.iter().map(|method| {
         let (name, value) = (&method.name, method.value.tokens(krate));
+        let value = if name == "owner" { borrowed(value) } else { value };
         quote_spanned!(span=> .#name(#value))
     });
     quote_spanned!(span=> #krate::__locked::#lock(#locks, #name) #(#methods)*)
+}
+
+/// A reference to what the user's expression gives, so that the body can use it, too. The compiler
+/// points to the expression if it is of a wrong type.
+fn borrowed(expression: impl ToTokens) -> TokenStream {
+    quote_spanned!(Span::mixed_site().located_at(expression.span())=> &(#expression))
 }
 
 fn lease(options: &Options) -> TokenStream {
