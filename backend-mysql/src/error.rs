@@ -80,7 +80,6 @@ pub(crate) fn from_driver(error: Driver, place: &str) -> Error {
     Error::new(kind, message).with_backend(crate::NAME).with_source(error)
 }
 
-/// Something that another server or another try may mend.
 /// An error of changing the tables while somebody's transaction holds them.
 pub(crate) fn tables_in_use(error: Driver) -> Error {
     unavailable(
@@ -91,6 +90,7 @@ pub(crate) fn tables_in_use(error: Driver) -> Error {
     .with_source(error)
 }
 
+/// Something that another server or another try may mend.
 pub(crate) fn unavailable(message: String) -> Error {
     Error::new(ErrorKind::Unavailable, message).with_backend(crate::NAME)
 }

@@ -5,9 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use database_locks::clock::time_since_boot;
-use database_locks::{
-    ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Retry, Settings, Ttl,
-};
+use database_locks::{ErrorKind, Guard, Lease, LockRequest, Locks, LossReason, Settings, Ttl};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -103,7 +101,7 @@ async fn obtain(
             Some(limit) => request.timeout(limit),
             None => request,
         };
-        if arguments.no_wait || arguments.retry == Retry::Never {
+        if arguments.no_wait {
             return request.try_acquire().await;
         }
         request.acquire().await.map(Some)

@@ -163,7 +163,7 @@ impl Count {
     fn new(urls: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("counter"), "").unwrap();
-        Self { folder, urls, ttl: "2s", trouble: Trouble::None }
+        Self { folder, urls, ttl: "3s", trouble: Trouble::None }
     }
 
     fn on_sqlite() -> Self {

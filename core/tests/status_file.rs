@@ -148,7 +148,7 @@ async fn every_wait_that_ends_without_a_lock_is_over() {
     let locks = place.locks();
     let _held = place.others().lock("x").acquire().await.unwrap();
 
-    let timed = tokio::spawn(locks.lock("x").timeout(Duration::from_secs(1)).acquire());
+    let timed = tokio::spawn(locks.lock("x").timeout(Duration::from_secs(2)).acquire());
     place.shows("1").await;
     assert_eq!(timed.await.unwrap().unwrap_err().kind(), ErrorKind::Timeout);
     place.shows("0").await;
@@ -199,14 +199,12 @@ async fn whoever_asks_once_waits_for_the_answer() {
 async fn every_end_of_a_hold_is_seen() {
     let place = Place::new();
     let locks = place.locks();
-    let short = || locks.lock("x").ttl(Duration::from_millis(300));
-
     let dropped = locks.lock("x").acquire().await.unwrap();
     place.shows("2").await;
     drop(dropped);
     place.shows("0").await;
 
-    let work = short().run(async |_| {
+    let work = locks.lock("x").run(async |_| {
         place.shows("2").await;
         Err::<(), _>("the work's error")
     });
@@ -217,12 +215,14 @@ async fn every_end_of_a_hold_is_seen() {
     assert!(panicking.await.unwrap_err().is_panic());
     place.shows("0").await;
 
-    let expiring = short().auto_renew(false).acquire().await.unwrap();
+    let short = locks.lock("x").ttl(Duration::from_millis(300));
+    let expiring = short.auto_renew(false).acquire().await.unwrap();
     assert_eq!(expiring.lost().await, LossReason::Expired);
     place.shows("0").await;
     drop(expiring);
 
-    let forced = short().acquire().await.unwrap();
+    // Renewed often enough to learn of it soon.
+    let forced = locks.lock("x").ttl(Duration::from_secs(3)).acquire().await.unwrap();
     place.shows("2").await;
     assert!(place.others().force_release(forced.lease().id()).await.unwrap());
     assert_eq!(forced.lost().await, LossReason::Forced);

@@ -81,6 +81,8 @@ mod locked;
 mod settings;
 
 pub mod blocking;
+#[doc = include_str!("../docs/coming-from-django-database-locks.md")]
+pub mod coming_from_django_database_locks {}
 
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;

@@ -95,7 +95,7 @@
 /// | `with` | the [`Locks`](crate::Locks) to use, or a reference, an `Arc` or a `LazyLock` of them; in plain functions [`blocking::Locks`](crate::blocking::Locks) too | [`locks()`](crate::locks()), which [`init`](crate::init) has set |
 /// | `lease` | a name for the [`Lease`](crate::Lease) in the body, for `lease.check()` and `lease.token()` | none |
 /// | `timeout` | a duration: [waits](crate::LockRequest::timeout) no longer for the lock | waits for as long as it takes |
-/// | `ttl` | a duration of 100 ms to 24 h, `"infinite"`, or what [`ttl`](crate::LockRequest::ttl) takes | that of the locks, 10 s |
+/// | `ttl` | a duration of 100 ms to 24 h, `"infinite"` or `"none"`, or what [`ttl`](crate::LockRequest::ttl) takes | that of the locks, 10 s |
 /// | `renew_before` | a duration: renews [at the latest](crate::LockRequest::renew_before) so long before expiry | that of the locks, 2 s or half the TTL |
 /// | `auto_renew` | a `bool`: whether the lease is [renewed](crate::LockRequest::auto_renew) | `true` |
 /// | `owner` | an `AsRef<str>`: an [explicit owner](crate::LockRequest::owner), whose calls do not exclude each other | none: every call excludes every other |

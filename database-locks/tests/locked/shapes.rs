@@ -227,16 +227,16 @@ fn plain(locks: blocking::Locks, text: &str) -> Result<usize, Error> {
     Ok(text.len())
 }
 
-static SHARED: LazyLock<Locks> = LazyLock::new(|| Locks::new(MemoryBackend::new()));
+static LOCKS: LazyLock<Locks> = LazyLock::new(|| Locks::new(MemoryBackend::new()));
 
 /// What the attribute mentions is only borrowed by it.
-#[locked(account, with = SHARED, owner = teller)]
+#[locked(account, with = LOCKS, owner = teller)]
 async fn mentioned(account: String, teller: String) -> Result<String, Error> {
     tick().await;
     Ok(account + &teller)
 }
 
-#[locked(account, with = SHARED, owner = teller)]
+#[locked(account, with = LOCKS, owner = teller)]
 fn mentioned_plainly(account: String, teller: String) -> Result<String, Error> {
     Ok(account + &teller)
 }
@@ -248,12 +248,19 @@ async fn guarded(locks: &Mutex<Locks>) -> Result<(), Error> {
     Ok(())
 }
 
+#[locked("static", with = *LOCKS, lease = lease)]
+fn of_static() -> Result<(), Error> {
+    lease.check()
+}
+
 /// What is async inside an option's expression is not awaited by the function.
 #[locked(
     "async inside",
     with = locks,
     on_lost = |_| drop(async { tick().await }),
-    on_wait = |_| assert_eq!(size_of_val(&async || tick().await), 0),
+    on_wait = |_| {
+        let _inside = async || tick().await;
+    },
 )]
 fn async_inside(locks: &Locks) -> Result<(), Error> {
     Ok(())
@@ -301,5 +308,6 @@ fn plain_functions_borrow_what_they_borrowed() {
     assert_eq!(report.plain_hidden().unwrap().count(), 2);
     assert_eq!(mentioned_plainly("a".to_owned(), "b".to_owned()).unwrap(), "ab");
     async_inside(&report.locks).unwrap();
+    of_static().unwrap();
     assert_eq!(plain(report.locks.into(), "abc").unwrap(), 3);
 }

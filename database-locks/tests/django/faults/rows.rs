@@ -100,26 +100,18 @@ async fn first_creation_deadlocks_nobody(kind: Kind) {
         })
     );
 
-    // Each of these holds two clients up where they create the row, until both are there.
-    let locked_by_a_look =
-        "SELECT name FROM database_locks_lock WHERE name = 'looked at' FOR UPDATE";
-    two_create("looked at", locked_by_a_look, &scene).await;
-    // Both then hold a shared lock, and both want to go on: InnoDB ends one of them.
-    let locked_by_a_row = "INSERT INTO database_locks_lock (name) VALUES ('inserted')";
-    two_create("inserted", locked_by_a_row, &scene).await;
-}
-
-/// Two clients ask for a lock that has no row yet, while another transaction has done `first`, which is
-/// then rolled back.
-async fn two_create(name: &str, first: &str, scene: &Scene) {
+    // Both of our clients come to where they create the row, held up there by a third who has looked
+    // as those of the script have.
     let pool = mysql_async::Pool::new(scene.project.database.url());
-    let mut blocker = pool.get_conn().await.unwrap();
-    blocker.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
-    blocker.query_drop("START TRANSACTION").await.unwrap();
-    blocker.query_drop(first).await.unwrap();
+    let mut third = pool.get_conn().await.unwrap();
+    let look = format!(
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION; \
+         SELECT name FROM database_locks_lock WHERE name = '{NAME}' FOR UPDATE"
+    );
+    third.query_drop(look).await.unwrap();
 
     let take = async |locks: &Locks| {
-        let guard = locks.lock(name).ttl(LONG).timeout(PATIENCE).acquire().await.unwrap();
+        let guard = locks.lock(NAME).ttl(LONG).timeout(PATIENCE).acquire().await.unwrap();
         let token = guard.token();
         guard.release().await.unwrap();
         token
@@ -133,17 +125,19 @@ async fn two_create(name: &str, first: &str, scene: &Scene) {
             scene.project.database.database_name()
         );
         let both_wait = async {
-            while observer.query_first::<u32, _>(&waiting).await.unwrap() != Some(2) {
+            let mut seen = None;
+            while seen != Some(2) {
                 // InnoDB shows the same as before to whoever asks again within 100 ms.
                 tokio::time::sleep(Duration::from_millis(150)).await;
+                seen = observer.query_first::<u32, _>(&waiting).await.unwrap();
             }
         };
         tokio::time::timeout(PATIENCE, both_wait).await.expect("both have to come to the row");
-        blocker.query_drop("ROLLBACK").await.unwrap();
+        third.query_drop("ROLLBACK").await.unwrap();
     };
     let (one, another, ()) = tokio::join!(take(&scene.here), take(&scene.there), unblock);
     assert_ne!(one, another, "each has a lease of its own, one after the other");
-    drop(blocker);
+    drop(third);
     pool.disconnect().await.unwrap();
 }
 
