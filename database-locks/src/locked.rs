@@ -33,7 +33,7 @@
 /// [`blocking`](crate::blocking): its thread waits, and nothing interrupts its work. Give it a
 /// `lease`, and [`check`](crate::Lease::check) that before each step that must not overlap with
 /// another holder's work. Called on an async worker, a plain function returns an error of kind
-/// [`InvalidOption`](crate::ErrorKind::InvalidOption) without doing anything.
+/// [`InvalidOption`](crate::ErrorKind::InvalidOption) once its options are evaluated, and does nothing.
 ///
 /// The arguments of the function live in the work, and so end before the lock is released; those
 /// that the work does not mention end after it.
