@@ -1,7 +1,7 @@
 //! What functions under the attribute `#[locked]` of `database-locks` are made of. Public only for
 //! its expansions, and changed without notice.
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use crate::blocking;
 use crate::error::Error;
@@ -34,7 +34,7 @@ impl<T, E: From<Error>> Output for Result<T, E> {
 #[diagnostic::on_unimplemented(
     message = "`with` takes `database_locks::Locks`, not `{Self}`",
     label = "these are no `Locks`",
-    note = "give `Locks`, a reference to them or an `Arc` of them; plain functions take `database_locks::blocking::Locks` too"
+    note = "give `Locks`, or what dereferences to them; plain functions take `database_locks::blocking::Locks` too"
 )]
 pub trait AsyncLocks {
     /// As [`Locks::lock`].
@@ -47,13 +47,8 @@ impl AsyncLocks for Locks {
     }
 }
 
-impl<L: AsyncLocks + ?Sized> AsyncLocks for &L {
-    fn request(&self, name: &str) -> LockRequest {
-        (**self).request(name)
-    }
-}
-
-impl<L: AsyncLocks + ?Sized> AsyncLocks for Arc<L> {
+#[diagnostic::do_not_recommend]
+impl<L: Deref<Target: AsyncLocks> + ?Sized> AsyncLocks for L {
     fn request(&self, name: &str) -> LockRequest {
         (**self).request(name)
     }
@@ -63,7 +58,7 @@ impl<L: AsyncLocks + ?Sized> AsyncLocks for Arc<L> {
 #[diagnostic::on_unimplemented(
     message = "`with` takes `database_locks::blocking::Locks` or `database_locks::Locks`, not `{Self}`",
     label = "these are no `Locks`",
-    note = "give `Locks`, a reference to them or an `Arc` of them"
+    note = "give `Locks`, or what dereferences to them"
 )]
 pub trait BlockingLocks {
     /// As [`blocking::Locks::lock`].
@@ -82,27 +77,22 @@ impl BlockingLocks for Locks {
     }
 }
 
-impl<L: BlockingLocks + ?Sized> BlockingLocks for &L {
-    fn request(&self, name: &str) -> blocking::LockRequest {
-        (**self).request(name)
-    }
-}
-
-impl<L: BlockingLocks + ?Sized> BlockingLocks for Arc<L> {
+#[diagnostic::do_not_recommend]
+impl<L: Deref<Target: BlockingLocks> + ?Sized> BlockingLocks for L {
     fn request(&self, name: &str) -> blocking::LockRequest {
         (**self).request(name)
     }
 }
 
 /// The request of an async function.
-pub fn lock(locks: &(impl AsyncLocks + ?Sized), name: impl AsRef<str>) -> LockRequest {
+pub fn lock(locks: &impl AsyncLocks, name: &(impl AsRef<str> + ?Sized)) -> LockRequest {
     locks.request(name.as_ref())
 }
 
 /// The request of a plain function.
 pub fn lock_blocking(
-    locks: &(impl BlockingLocks + ?Sized),
-    name: impl AsRef<str>,
+    locks: &impl BlockingLocks,
+    name: &(impl AsRef<str> + ?Sized),
 ) -> blocking::LockRequest {
     locks.request(name.as_ref())
 }
@@ -112,7 +102,7 @@ pub fn lock_blocking(
 ///
 /// `module` is `module_path!()`, and `of_self` what [`std::any::type_name`] says of `Self`. Of the
 /// latter no more is relied on than that it is a path that ends in the type's name, and that what is
-/// in angle brackets is not of it.
+/// in angle brackets behind a name is not of it.
 ///
 /// A type of another module is named with its whole path in angle brackets, since two of these may
 /// have one name.
@@ -184,9 +174,25 @@ fn find_outside<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)
         .map(|(at, _)| (&text[..at], &text[at + separator.len()..]))
 }
 
+/// A path without generic arguments, which stand behind a name. Brackets elsewhere are around a type
+/// that is part of the path, and stay.
 fn without_generics(path: &str) -> String {
-    let depths = depths(path);
-    path.char_indices().filter(|(at, c)| depths[*at] == 0 && *c != '>').map(|(_, c)| c).collect()
+    let mut without = String::new();
+    let mut brackets = Vec::new();
+    let mut before = None;
+    for c in path.chars() {
+        if c == '<' {
+            brackets.push(before.is_some_and(|c: char| c.is_alphanumeric() || c == '_'));
+        }
+        if !brackets.contains(&true) {
+            without.push(c);
+        }
+        if c == '>' && before != Some('-') {
+            brackets.pop();
+        }
+        before = Some(c);
+    }
+    without
 }
 
 /// How deep in angle brackets each byte of `path` is, opening brackets included. The arrow of a
@@ -222,6 +228,7 @@ mod tests {
             ("app::jobs::main::Report", "app::jobs::<app::jobs::main::Report>::run"),
             ("alloc::vec::Vec<app::jobs::Report>", "app::jobs::<alloc::vec::Vec>::run"),
             ("&app::jobs::Report", "app::jobs::<&app::jobs::Report>::run"),
+            ("fn(u8) -> app::A<u8>", "app::jobs::<fn(u8) -> app::A>::run"),
             ("u32", "app::jobs::<u32>::run"),
         ] {
             assert_eq!(method_name("app::jobs", of_self, "run"), name, "{of_self}");
@@ -250,6 +257,18 @@ mod tests {
             ),
             ("app::jobs::_::<impl app::jobs::Report>::run::{{closure}}", "app::jobs::Report::run"),
             ("<(u8, app::A) as app::Job>::run::{{closure}}", "app::jobs::<(u8, app::A)>::run"),
+            (
+                "app::jobs::Report<u8>::outer::run::{{closure}}",
+                "app::jobs::<app::jobs::Report::outer>::run",
+            ),
+            (
+                "<app::jobs::Report<u8> as app::Job<u8>>::outer::run::{{closure}}",
+                "app::jobs::<<app::jobs::Report as app::Job>::outer>::run",
+            ),
+            (
+                "app::jobs::<impl app::a::Report<u8>>::outer::run::{{closure}}",
+                "app::jobs::<app::jobs::<impl app::a::Report>::outer>::run",
+            ),
             ("something else", "app::jobs::run"),
             ("", "app::jobs::run"),
             ("<<<", "app::jobs::run"),

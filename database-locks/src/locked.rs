@@ -33,10 +33,13 @@
 /// [`blocking`](crate::blocking): its thread waits, and nothing interrupts its work. Give it a
 /// `lease`, and [`check`](crate::Lease::check) that before each step that must not overlap with
 /// another holder's work. Called on an async worker, a plain function returns an error of kind
-/// [`InvalidOption`](crate::ErrorKind::InvalidOption) without doing anything.
+/// [`InvalidOption`](crate::ErrorKind::InvalidOption) once its options are evaluated, and does nothing.
 ///
 /// The arguments of the function live in the work, and so end before the lock is released; those
 /// that the work does not mention end after it.
+///
+/// A lock is not re-entrant: a function that calls itself, or another one with the same lock, waits
+/// for itself.
 ///
 /// # What the function returns
 ///
@@ -47,7 +50,8 @@
 /// # Which lock
 ///
 /// The first argument, without a name, is the **name of the lock**: any expression that is
-/// `AsRef<str>`. It sees the function's arguments, as the options' expressions do:
+/// `AsRef<str>`. It sees the function's arguments, as the options' expressions do. Like `with` and
+/// `owner` it is only borrowed:
 ///
 /// ```
 /// # use database_locks::{Error, Locks, locked};
@@ -67,7 +71,9 @@
 ///   and `Page<u16>` share a lock, as do functions of one name in two `impl`s of one type.
 /// - A type of another module than the function's is written with its path,
 ///   `module::path::<other::path::Type>::function`, so that two types of one name do not meet.
-/// - A function inside a function is `module::path::outer::function`.
+/// - A function inside a function is `module::path::outer::function`, also where it stands in one of
+///   several blocks. What is around it is written in angle brackets if it lies deeper, as in
+///   `module::path::<module::path::Type::outer>::function`.
 ///
 /// The module is `module_path!()`, which starts with the crate's name. The type is taken from
 /// [`std::any::type_name`], whose output Rust does not promise to keep from version to version,
@@ -86,7 +92,7 @@
 ///
 /// | option | value | default |
 /// |---|---|---|
-/// | `with` | the [`Locks`](crate::Locks) to use, also by reference or in an `Arc`, `*LOCKS` of a `LazyLock`; in plain functions [`blocking::Locks`](crate::blocking::Locks) too | [`locks()`](crate::locks()), which [`init`](crate::init) has set |
+/// | `with` | the [`Locks`](crate::Locks) to use, or a reference, an `Arc` or a `LazyLock` of them; in plain functions [`blocking::Locks`](crate::blocking::Locks) too | [`locks()`](crate::locks()), which [`init`](crate::init) has set |
 /// | `lease` | a name for the [`Lease`](crate::Lease) in the body, for `lease.check()` and `lease.token()` | none |
 /// | `timeout` | a duration: [waits](crate::LockRequest::timeout) no longer for the lock | waits for as long as it takes |
 /// | `ttl` | a duration of 100 ms to 24 h, `"infinite"` or `"none"`, or what [`ttl`](crate::LockRequest::ttl) takes | that of the locks, 10 s |
@@ -161,8 +167,8 @@
 /// Other attributes that make a plain function of an async one belong below `#[locked]`, so that it
 /// sees the function first. A plain function that ends in `async move { .. }` or
 /// `Box::pin(async move { .. })` and returns that future is treated as an async one: the lock is held
-/// while that block runs. Of several `#[locked]` on one function, the lowest one's lock is taken
-/// first.
+/// while that block runs, and there may be no `return` before it. Of several `#[locked]` on one
+/// function, the lowest one's lock is taken first.
 ///
 /// `const`, `unsafe` and `extern` functions are refused, and so are types and whole `impl`s.
 ///

@@ -9,7 +9,7 @@ async fn nightly(day: u32) -> Result<u32, database_locks::Error> {
                 > as ::database_locks::__locked::Output>::failed(error);
             }
         },
-        "nightly",
+        &("nightly"),
     );
     match request
         .run(async move |_| {

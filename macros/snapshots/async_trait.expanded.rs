@@ -22,7 +22,10 @@ impl Job for Report {
             let __self = self;
             let (a, b) = __arg1;
             let __ret: Result<u8, Error> = {
-                let request = ::database_locks::__locked::lock(&(__self.locks), "job");
+                let request = ::database_locks::__locked::lock(
+                    &(__self.locks),
+                    &("job"),
+                );
                 match request
                     .run(async move |_| {
                         if let ::core::option::Option::Some(output) = ::core::option::Option::None::<
@@ -60,7 +63,7 @@ fn future(text: &str) -> impl Future<Output = Result<usize, Error>> {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            "future",
+            &("future"),
         );
         match request
             .run(async move |_| {

@@ -8,7 +8,7 @@ async fn free() -> anyhow::Result<()> {
                 > as ::database_locks::__locked::Output>::failed(error);
             }
         },
-        ::database_locks::__locked::function_name(
+        &::database_locks::__locked::function_name(
             ::core::module_path!(),
             "free",
             ::core::any::type_name_of_val(&|| ()),
@@ -42,7 +42,7 @@ impl Report {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            ::database_locks::__locked::method_name(
+            &::database_locks::__locked::method_name(
                 ::core::module_path!(),
                 ::core::any::type_name::<Self>(),
                 "method",
@@ -76,7 +76,7 @@ impl Report {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            ::database_locks::__locked::method_name(
+            &::database_locks::__locked::method_name(
                 ::core::module_path!(),
                 ::core::any::type_name::<Self>(),
                 "constructor",
@@ -102,7 +102,7 @@ impl Report {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            ::database_locks::__locked::function_name(
+            &::database_locks::__locked::function_name(
                 ::core::module_path!(),
                 "type",
                 ::core::any::type_name_of_val(&|| ()),

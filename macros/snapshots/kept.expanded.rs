@@ -20,7 +20,7 @@ where
                 > as ::database_locks::__locked::Output>::failed(error);
             }
         },
-        "kept",
+        &("kept"),
     );
     match request
         .run(async move |_| {

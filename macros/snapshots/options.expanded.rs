@@ -1,13 +1,13 @@
 async fn asynchronous(url: &str, page: u32) -> anyhow::Result<Token> {
     let request = my::reexport::__locked::lock(
             &(Locks::connect(url).await?),
-            format!("report-{page}"),
+            &(format!("report-{page}")),
         )
         .timeout(::core::time::Duration::from_secs(5u64))
         .ttl(my::reexport::Ttl::Infinite)
         .renew_before(::core::time::Duration::from_secs(90u64))
         .auto_renew(page > 0)
-        .owner("me")
+        .owner(&("me"))
         .grace(::core::time::Duration::new(0u64, 250000000u32))
         .margin(MARGIN)
         .retry(
@@ -35,7 +35,7 @@ async fn asynchronous(url: &str, page: u32) -> anyhow::Result<Token> {
 fn plain(state: &State, page: &Page) -> anyhow::Result<()> {
     let request = ::database_locks::__locked::lock_blocking(
             &(&state.locks),
-            ::database_locks::__locked::function_name(
+            &::database_locks::__locked::function_name(
                 ::core::module_path!(),
                 "plain",
                 ::core::any::type_name_of_val(&|| ()),
@@ -60,7 +60,7 @@ fn words() -> anyhow::Result<()> {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            "adaptive",
+            &("adaptive"),
         )
         .ttl(::database_locks::Ttl::Infinite)
         .retry(::database_locks::Retry::Never);
@@ -81,7 +81,7 @@ fn more_words() -> anyhow::Result<()> {
                     > as ::database_locks::__locked::Output>::failed(error);
                 }
             },
-            "adaptive",
+            &("adaptive"),
         )
         .retry(::database_locks::Retry::Adaptive);
     match request.run(move |_| -> anyhow::Result<()> { Ok(()) }) {

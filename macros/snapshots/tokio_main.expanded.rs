@@ -2,7 +2,7 @@ fn main() -> anyhow::Result<()> {
     let body = async {
         let request = ::database_locks::__locked::lock(
             &(Locks::connect(URL).await?),
-            "main",
+            &("main"),
         );
         match request
             .run(async move |_| {
@@ -52,7 +52,7 @@ fn by_hand() -> anyhow::Result<()> {
                 > as ::database_locks::__locked::Output>::failed(error);
             }
         },
-        "by hand",
+        &("by hand"),
     );
     match request
         .run(move |_| -> anyhow::Result<()> {

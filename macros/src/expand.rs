@@ -4,11 +4,12 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
+use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Block, Expr, ExprAsync, ExprBlock, ExprCall, ExprLit, ExprPath, ExprReturn, GenericArgument,
-    Ident, Lit, Local, LocalInit, Pat, PathArguments, Stmt, Token, Type, TypeInfer, TypeParamBound,
-    visit_mut,
+    Block, Expr, ExprAsync, ExprBlock, ExprCall, ExprClosure, ExprLit, ExprPath, ExprReturn,
+    GenericArgument, Ident, Item, Lit, Local, LocalInit, Pat, PathArguments, Stmt, Token, Type,
+    TypeInfer, TypeParamBound, visit_mut,
 };
 
 use crate::default_name::default_name;
@@ -106,8 +107,7 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
     let span = Span::mixed_site();
     let lock = Ident::new(lock, span);
     let locks = match &options.with {
-        // So that the compiler points there if it is of a wrong type.
-        Some(with) => quote_spanned!(span.located_at(with.span())=> &(#with)),
+        Some(with) => borrowed(with),
         None => quote_spanned! {span=>
             &match #krate::locks() {
                 ::core::result::Result::Ok(locks) => locks,
@@ -118,14 +118,24 @@ fn request(options: &Options, function: &Function, output: &Type, lock: &str) ->
         },
     };
     let name = match &options.name {
-        Some(name) => name.to_token_stream(),
-        None => default_name(krate, &function.signature),
+        Some(name) => borrowed(name),
+        None => {
+            let name = default_name(krate, &function.signature);
+            quote_spanned!(span=> &#name)
+        }
     };
     let methods = options.methods.iter().map(|method| {
         let (name, value) = (&method.name, method.value.tokens(krate));
+        let value = if name == "owner" { borrowed(value) } else { value };
         quote_spanned!(span=> .#name(#value))
     });
     quote_spanned!(span=> #krate::__locked::#lock(#locks, #name) #(#methods)*)
+}
+
+/// A reference to what the user's expression gives, so that the body can use it, too. The compiler
+/// points to the expression if it is of a wrong type.
+fn borrowed(expression: impl ToTokens) -> TokenStream {
+    quote_spanned!(Span::mixed_site().located_at(expression.span())=> &(#expression))
 }
 
 fn lease(options: &Options) -> TokenStream {
@@ -148,8 +158,15 @@ fn body_of_expanded(options: &Options, function: &Function) -> syn::Result<Optio
         return Ok(None);
     };
     if let Some(future) = function.output().and_then(future_output)
-        && let Some(inner) = returned_async_block(&mut block)
+        && let Some((before, inner)) = returned_async_block(&mut block)
     {
+        if let Some(other) = find_return(before) {
+            return Err(syn::Error::new_spanned(
+                other,
+                "this future would not be under the lock: only the `async` block at the end is, so \
+                 do this inside it",
+            ));
+        }
         let output = checked_output(Some(&future), function)?;
         lock_async_trait(options, function, &output, inner);
     } else if let Some(inner) = blocked_on_async_block(&mut block) {
@@ -190,6 +207,30 @@ fn lock_block(block: &mut Block, options: &Options, request: &TokenStream, outpu
     block.stmts = vec![Stmt::Expr(Expr::Verbatim(locked), None)];
 }
 
+fn find_return(statements: &[Stmt]) -> Option<&ExprReturn> {
+    let mut find = FindReturn(None);
+    statements
+        .iter()
+        .filter(|statement| !does_nothing(statement))
+        .for_each(|statement| find.visit_stmt(statement));
+    find.0
+}
+
+/// A `return` of the function itself.
+struct FindReturn<'a>(Option<&'a ExprReturn>);
+
+impl<'a> Visit<'a> for FindReturn<'a> {
+    fn visit_expr_return(&mut self, found: &'a ExprReturn) {
+        self.0 = Some(found);
+    }
+
+    fn visit_expr_async(&mut self, _: &'a ExprAsync) {}
+
+    fn visit_expr_closure(&mut self, _: &'a ExprClosure) {}
+
+    fn visit_item(&mut self, _: &'a Item) {}
+}
+
 fn declares(local: &Local, name: &str) -> bool {
     let pattern = match &local.pat {
         Pat::Type(typed) => &typed.pat,
@@ -217,15 +258,17 @@ fn rename_self(tokens: TokenStream) -> TokenStream {
         .collect()
 }
 
-fn returned_async_block(block: &mut Block) -> Option<&mut ExprAsync> {
-    match block.stmts.last_mut()? {
-        Stmt::Expr(Expr::Async(inner), None) => Some(inner),
+/// The async block at the end, and what stands before it.
+fn returned_async_block(block: &mut Block) -> Option<(&[Stmt], &mut ExprAsync)> {
+    let (last, before) = block.stmts.split_last_mut()?;
+    match last {
+        Stmt::Expr(Expr::Async(inner), None) => Some((before, inner)),
         Stmt::Expr(Expr::Call(ExprCall { func, args, .. }), None) => {
             match (&**func, args.first_mut()) {
                 (Expr::Path(ExprPath { path, .. }), Some(Expr::Async(inner)))
                     if path.segments.last().is_some_and(|last| last.ident == "pin") =>
                 {
-                    Some(inner)
+                    Some((before, inner))
                 }
                 _ => None,
             }

@@ -108,6 +108,10 @@ impl Options {
                 let value = Value::of(method, input.parse()?)?;
                 self.methods.push(Method { name: option.clone(), value });
             }
+            "name" => {
+                let message = "the name comes first, without `name =`: `#[locked(\"nightly\")]`";
+                return Err(syn::Error::new(option.span(), message));
+            }
             _ => {
                 let known: Vec<_> =
                     METHODS.iter().chain(&OTHERS).map(|known| format!("`{known}`")).collect();

@@ -123,6 +123,25 @@ macro_rules! job {
 
 job! { Report, Page<u8>, elsewhere::Report, u32, &Report, Vec<Report>, (u8, Import) }
 
+trait Steps {
+    fn nested() -> Result<String, Error>;
+}
+
+macro_rules! steps {
+    ($($for:ty),*) => {
+        $(
+            impl Steps for $for {
+                fn nested() -> Result<String, Error> {
+                    named!(fn inside);
+                    inside()
+                }
+            }
+        )*
+    };
+}
+
+steps! { Report, Import }
+
 #[async_trait]
 trait Boxed {
     async fn boxed(&self) -> Result<String, Error>;
@@ -182,6 +201,15 @@ fn functions() {
         nested()
     };
     assert_name(inside(), "functions::nested");
+
+    assert_name(
+        Report::nested(),
+        "<<locked::names::Report as locked::names::Steps>::nested>::inside",
+    );
+    assert_name(
+        Import::nested(),
+        "<<locked::names::Import as locked::names::Steps>::nested>::inside",
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use database_locks::memory::MemoryBackend;
 use database_locks::{Error, Lease, Locks, async_trait, blocking, locked};
@@ -229,6 +229,25 @@ fn plain(locks: blocking::Locks, text: &str) -> Result<usize, Error> {
 
 static LOCKS: LazyLock<Locks> = LazyLock::new(|| Locks::new(MemoryBackend::new()));
 
+/// What the attribute mentions is only borrowed by it.
+#[locked(account, with = LOCKS, owner = teller)]
+async fn mentioned(account: String, teller: String) -> Result<String, Error> {
+    tick().await;
+    Ok(account + &teller)
+}
+
+#[locked(account, with = LOCKS, owner = teller)]
+fn mentioned_plainly(account: String, teller: String) -> Result<String, Error> {
+    Ok(account + &teller)
+}
+
+#[locked("guarded", with = locks.lock().expect("nobody panicked"))]
+async fn guarded(locks: &Mutex<Locks>) -> Result<(), Error> {
+    tick().await;
+    drop(locks.lock());
+    Ok(())
+}
+
 #[locked("static", with = *LOCKS, lease = lease)]
 fn of_static() -> Result<(), Error> {
     lease.check()
@@ -272,6 +291,8 @@ async fn futures_stay_send_and_borrow_what_they_borrowed() {
         assert_eq!(report.change(2).await.unwrap(), 3);
         assert_eq!(report.native().await.unwrap(), "xxx");
         assert_eq!(report.by_default(Locks::new(MemoryBackend::new())).await.unwrap(), 3);
+        assert_eq!(mentioned("a".to_owned(), "b".to_owned()).await.unwrap(), "ab");
+        guarded(&Mutex::new(locks)).await.unwrap();
         assert_eq!(report.consumed(1).await.unwrap(), "xxx2");
         assert_eq!(Arc::new(Report::new()).shared().await.unwrap(), 0);
     })
@@ -285,6 +306,7 @@ fn plain_functions_borrow_what_they_borrowed() {
     assert_eq!(report.plain("one").unwrap(), "one");
     assert_eq!(report.plain("two").unwrap(), "t");
     assert_eq!(report.plain_hidden().unwrap().count(), 2);
+    assert_eq!(mentioned_plainly("a".to_owned(), "b".to_owned()).unwrap(), "ab");
     async_inside(&report.locks).unwrap();
     of_static().unwrap();
     assert_eq!(plain(report.locks.into(), "abc").unwrap(), 3);

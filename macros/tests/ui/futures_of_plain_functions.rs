@@ -18,4 +18,14 @@ fn returns_box() -> Pin<Box<dyn Future<Output = Result<(), Error>>>> {
     Box::pin(std::future::ready(Ok(())))
 }
 
+#[locked("name")]
+fn returns_before(skip: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>>>> {
+    let returned_inside = || return;
+    returned_inside();
+    if skip {
+        return Box::pin(async { Ok(()) });
+    }
+    Box::pin(async move { Ok(()) })
+}
+
 fn main() {}

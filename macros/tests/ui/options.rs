@@ -20,6 +20,11 @@ fn two_names() -> Result<(), Error> {
     Ok(())
 }
 
+#[locked(name = "nightly")]
+fn name_as_option() -> Result<(), Error> {
+    Ok(())
+}
+
 #[locked("name", auto_renew)]
 fn no_value() -> Result<(), Error> {
     Ok(())
