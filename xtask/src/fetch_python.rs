@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use database_locks_test_servers::{PYTHON_REQUIREMENTS, python, python_environment};
 
 use crate::cache;
-use crate::install::succeeds;
+use crate::command::{run, succeeds};
 
 /// Succeeds where an interpreter can make environments, and is new enough for Django.
 const SUITS: &str = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))";
@@ -49,11 +49,4 @@ fn make(folder: &Path) -> Result<(PathBuf, String)> {
     let place = python_environment()?;
     let name = place.file_name().context("a folder has a name")?;
     Ok((environment, name.to_string_lossy().into_owned()))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    println!("{command:?}");
-    let status = command.status()?;
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
 }

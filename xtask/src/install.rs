@@ -1,13 +1,13 @@
 //! What the machine lacks.
 
-use std::ffi::OsStr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 use database_locks_test_servers::{
     Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
 };
 
+use crate::command::succeeds;
 use crate::{fetch_mysql, fetch_python};
 
 const NEEDED: [Binaries; 7] =
@@ -61,10 +61,4 @@ fn install(missing: &[&str]) -> Result<()> {
         server.find()?;
     }
     Ok(())
-}
-
-pub(crate) fn succeeds(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }

@@ -1,6 +1,7 @@
 //! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
 
 mod cache;
+mod command;
 mod fetch_mysql;
 mod fetch_python;
 mod install;

@@ -4,10 +4,10 @@ use std::env;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::install;
+use crate::{command, install};
 
 /// The backends of `database-locks`, each of which builds alone and with any others. The feature
 /// `macros`, which only adds a name, is checked without any and with all of them.
@@ -113,7 +113,7 @@ fn rust_version() -> Result<()> {
         "rust {declared}, the declared rust-version, is not installed: `rustup toolchain install {declared}`"
     );
     // A folder of its own, so that two compilers do not evict each other's artefacts.
-    run_command(Command::new("cargo").args([
+    command::run(Command::new("cargo").args([
         &toolchain,
         "check",
         "--workspace",
@@ -128,7 +128,7 @@ fn tests(arguments: &[String]) -> Result<()> {
     if env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", TEST_THREADS);
     }
-    run_command(&mut command)
+    command::run(&mut command)
 }
 
 fn examples() -> Result<()> {
@@ -165,13 +165,5 @@ fn examples() -> Result<()> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
-    run_command(Command::new("cargo").args(arguments).env("RUSTDOCFLAGS", "-Dwarnings"))
-}
-
-fn run_command(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
+    command::run(Command::new("cargo").args(arguments).env("RUSTDOCFLAGS", "-Dwarnings"))
 }
