@@ -7,7 +7,7 @@ use std::time::Duration;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend,
-    LockName, LossReason, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    LockName, Owner, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
 };
 
 use crate::config::MysqlConfig;
@@ -171,7 +171,7 @@ impl MysqlBackend {
                 if is_open {
                     answers[i] = verb.undecided.clone();
                 } else if let Some(doubt) = &snapshot.states[name].doubt {
-                    tell(name, doubt, (verb.outcome)(&answers[i]));
+                    tell(name, doubt, (verb.outcome)(items[i], &answers[i]));
                 }
                 // What somebody holds up is not tried again: each try waits for them.
                 is_open
@@ -490,7 +490,7 @@ struct Verb<I, O> {
     decide: fn(&mut Ledger, &I, Duration) -> O,
     /// The answer where somebody else has the row.
     undecided: O,
-    outcome: fn(&O) -> Outcome,
+    outcome: fn(&I, &O) -> Outcome,
     /// Whether it has a connection of its own.
     urgent: bool,
 }
@@ -498,7 +498,8 @@ struct Verb<I, O> {
 /// What an answer means for whoever asked.
 enum Outcome {
     Granted,
-    Taken,
+    /// A lease of that owner's.
+    Lost(Owner),
     Other,
 }
 
@@ -506,7 +507,7 @@ const ACQUIRE: Verb<Claim, Verdict> = Verb {
     name: |claim| &claim.name,
     decide: |ledger, claim, now| ledger.acquire(claim, now, micros(now)),
     undecided: Verdict::Busy(Busy { holder: None, retry_after: None }),
-    outcome: |verdict| match verdict {
+    outcome: |_, verdict| match verdict {
         Verdict::Granted(_) => Outcome::Granted,
         _ => Outcome::Other,
     },
@@ -517,8 +518,8 @@ const RENEW: Verb<Renewal, Renewed> = Verb {
     name: |renewal| &renewal.lease.name,
     decide: |ledger, renewal, now| ledger.renew(renewal, now),
     undecided: Renewed::Skipped,
-    outcome: |renewed| match renewed {
-        Renewed::Lost(LossReason::Taken) => Outcome::Taken,
+    outcome: |renewal, renewed| match renewed {
+        Renewed::Lost(_) => Outcome::Lost(renewal.lease.owner.clone()),
         _ => Outcome::Other,
     },
     urgent: true,
@@ -528,8 +529,8 @@ const RELEASE: Verb<LeaseId, Released> = Verb {
     name: |lease| &lease.name,
     decide: |ledger, lease, now| ledger.release(lease, now).0,
     undecided: Released::Skipped,
-    outcome: |released| match released {
-        Released::Lost(LossReason::Taken) => Outcome::Taken,
+    outcome: |lease, released| match released {
+        Released::Lost(_) => Outcome::Lost(lease.owner.clone()),
         _ => Outcome::Other,
     },
     urgent: false,
@@ -538,7 +539,10 @@ const RELEASE: Verb<LeaseId, Released> = Verb {
 /// Says what is wrong with another client's clock, where it has cost somebody a lock, or may do so.
 fn tell(name: &LockName, doubt: &Doubt, outcome: Outcome) {
     match (doubt, outcome) {
-        (Doubt::Ahead { owner }, Outcome::Taken) => tracing::warn!(
+        // By hand, without a lease of anybody else's.
+        (Doubt::Ahead { owner, has_released: true }, Outcome::Lost(of))
+            if of.label() == owner.as_str() => {}
+        (Doubt::Ahead { owner, .. }, Outcome::Lost(_)) => tracing::warn!(
             lock = %name,
             by = owner,
             "another client has taken the lock though its lease was alive: that client's clock or time \

@@ -51,8 +51,9 @@ pub(crate) struct State {
 /// That somebody else's client goes by another time than the server.
 #[derive(Debug)]
 pub(crate) enum Doubt {
-    /// It has taken the lock though a lease of ours was alive. Or it has the name of our owner.
-    Ahead { owner: String },
+    /// It has taken the lock though a lease of ours was alive, and may have released it since. Or it
+    /// has the name of our owner.
+    Ahead { owner: String, has_released: bool },
     /// It has written a lease that was over by then, by this much at least.
     Behind { owner: String, by: Duration },
 }
@@ -340,19 +341,17 @@ fn name_row(row: &Row, now: Duration) -> Result<Ledger> {
 /// the last time at `touched_at`.
 fn doubt(row: &Row, now: Duration) -> Result<Option<Doubt>> {
     let moment = |at| Ok::<_, Error>(get::<Option<i64>>(row, at)?.map(since_1970));
-    let ours = moment(column::LEASE_EXPIRES_AT)?;
-    let Some(theirs) = moment(column::EXPIRES_AT)?.filter(|theirs| Some(*theirs) != ours) else {
-        return Ok(None);
-    };
+    let (ours, theirs) = (moment(column::LEASE_EXPIRES_AT)?, moment(column::EXPIRES_AT)?);
     let owner: Option<Vec<u8>> = get(row, column::LOCKED_BY)?;
     let owner = String::from_utf8_lossy(&owner.unwrap_or_default()).into_owned();
-    let by = moment(column::TOUCHED_AT)?.unwrap_or_default().saturating_sub(theirs);
-    Ok(if ours.is_some_and(|ours| ours > now) {
-        Some(Doubt::Ahead { owner })
-    } else if !by.is_zero() {
-        Some(Doubt::Behind { owner, by })
-    } else {
-        None
+    if ours == theirs || theirs.is_none() && owner == SHARED {
+        return Ok(None);
+    }
+    let touched = moment(column::TOUCHED_AT)?.unwrap_or_default();
+    Ok(match theirs {
+        _ if ours > Some(now) => Some(Doubt::Ahead { owner, has_released: theirs.is_none() }),
+        Some(theirs) if theirs < touched => Some(Doubt::Behind { owner, by: touched - theirs }),
+        _ => None,
     })
 }
 

@@ -472,7 +472,10 @@ with leases as materialized (
 seen as materialized (
   select r.*, r.weight = r.capacity as exclusive, clock_timestamp() as now,
          l.id, l.ctid as version, l.name is not null as known, {lease}, l.locked_by,
-         l.expires_at, f.is_foreign and l.lease_expires_at > clock_timestamp() as usurped,
+         l.expires_at,
+         l.lease_expires_at > clock_timestamp()
+           and (f.is_foreign
+                or l.expires_at is null and l.locked_by not in (r.owner, '{SHARED}')) as usurped,
          l.waiting_until,
          h.attempt is not null as had_share, h.token as share_token,
          h.locked_by as share_owner, h.expires_at as share_until
@@ -510,7 +513,7 @@ due as materialized (select f.* from found f where f.alive_until > f.at)"
 }
 
 /// How each lease of `judged` fared: `ok`, `skipped`, or why it was lost. `usurped` is by somebody
-/// else's client, though a lease of ours was alive.
+/// else's client, though a lease of ours was alive; it may have released the lock since.
 fn outcome(share: &str) -> String {
     format!(
         "\
