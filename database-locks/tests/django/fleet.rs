@@ -5,7 +5,7 @@ use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn run(project: &Project, folder: &TempDir) {
     for _ in 0..PROCESSES {
         let mut python = project.python();
         python.arg(scripts().join("fleet.py")).arg(ROUNDS.to_string()).arg(folder.path());
-        processes.push(python.stdin(Stdio::null()).spawn().unwrap());
+        processes.push(Member(python.stdin(Stdio::null()).spawn().unwrap()));
 
         let mut ours = Command::new(env::current_exe().unwrap());
         ours.args(["--exact", "fleet::process_of_the_fleet", "--include-ignored"])
@@ -57,10 +57,20 @@ fn run(project: &Project, folder: &TempDir) {
             .env(URL, project.database.url())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        processes.push(ours.spawn().unwrap());
+        processes.push(Member(ours.spawn().unwrap()));
     }
-    for mut process in processes {
+    for Member(process) in &mut processes {
         assert!(process.wait().unwrap().success());
+    }
+}
+
+/// A process of the fleet, which is not left behind where another one has failed.
+struct Member(Child);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
