@@ -14,6 +14,7 @@ on_each_server!(
     what_a_dead_process_held_is_had_once_its_ttl_is_over,
     leases_without_end_and_shares_keep_django_out_until_the_last_has_ended,
     an_owner_of_the_same_name_is_let_in_by_django_alone,
+    a_forced_release_lasts_until_djangos_next_renewal,
     names_are_compared_by_their_bytes,
 );
 
@@ -96,13 +97,14 @@ async fn renewal_keeps_the_other_side_out(kind: Kind) {
     let (project, locks) = both(kind).await;
     let mut holder = project.worker();
     let mut other = project.worker();
-    // Due after a second, which is the least that Django waits between two renewals.
-    let ttl = Duration::from_secs(3);
-    holder.enter("django's", json!({"lock_ttl": 3, "lock_ttl_renew": 2})).unwrap();
+    // Due after a second, which is the least that Django waits between two renewals, so that a busy
+    // machine has some more to get there.
+    let ttl = Duration::from_secs(6);
+    holder.enter("django's", json!({"lock_ttl": 6, "lock_ttl_renew": 5})).unwrap();
     let guard = locks.lock("ours").ttl(ttl).acquire().await.unwrap();
 
     let start = Instant::now();
-    while start.elapsed() < ttl * 2 {
+    while start.elapsed() < ttl + Duration::from_secs(2) {
         assert!(!is_free(&locks, "django's").await);
         assert_refused(other.enter("ours", once(60.0)));
         // A pace, not a wait.
@@ -118,7 +120,7 @@ async fn what_a_dead_process_held_is_had_once_its_ttl_is_over(kind: Kind) {
     let (project, locks) = both(kind).await;
     let mut django = project.worker();
     let mut dead = project.worker();
-    dead.enter("django's", json!({"lock_ttl": 2})).unwrap();
+    dead.enter("django's", json!({"lock_ttl": 5})).unwrap();
     dead.kill();
     assert!(!is_free(&locks, "django's").await);
     let start = Instant::now();
@@ -127,7 +129,7 @@ async fn what_a_dead_process_held_is_had_once_its_ttl_is_over(kind: Kind) {
     assert!(start.elapsed() > Duration::from_millis(500), "the dead one still had it");
 
     // Without a renewal, as of a process that is gone.
-    let request = locks.lock("ours").ttl(Duration::from_secs(2)).auto_renew(false);
+    let request = locks.lock("ours").ttl(Duration::from_secs(5)).auto_renew(false);
     let gone = request.acquire().await.unwrap();
     assert_refused(django.enter("ours", once(60.0)));
     django.enter("ours", waiting()).unwrap();
@@ -190,7 +192,9 @@ async fn an_owner_of_the_same_name_is_let_in_by_django_alone(kind: Kind) {
     let request = locks.lock("django's").owner("alice");
     assert!(request.try_acquire().await.unwrap().is_none(), "django could not be told");
     // Also where the row was ours before, by the same owner.
-    let request = || locks.lock("again").owner("alice").ttl(Duration::from_secs(3));
+    // The renewal is due after a second, and has most of a minute to come.
+    let (ttl, renew_before) = (Duration::from_mins(1), Duration::from_secs(59));
+    let request = || locks.lock("again").owner("alice").ttl(ttl).renew_before(renew_before);
     request().acquire().await.unwrap().release().await.unwrap();
     django.enter("again", as_alice.clone()).unwrap();
     assert!(request().try_acquire().await.unwrap().is_none());
@@ -207,6 +211,21 @@ async fn an_owner_of_the_same_name_is_let_in_by_django_alone(kind: Kind) {
     assert!(listed[0].remaining.unwrap() > Duration::from_secs(30), "{listed:?}");
     django.exit("again").unwrap();
     assert!(is_free(&locks, "again").await);
+}
+
+async fn a_forced_release_lasts_until_djangos_next_renewal(kind: Kind) {
+    let (project, locks) = both(kind).await;
+    let mut django = project.worker();
+    django.enter("x", json!({"lock_ttl": 60, "lock_ttl_renew": 59})).unwrap();
+    let held = locks.list("x").await.unwrap().remove(0);
+    assert!(locks.force_release(&held.lease).await.unwrap());
+    let again = async {
+        while locks.list("x").await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("django has to take it again");
+    assert!(!is_free(&locks, "x").await);
 }
 
 async fn names_are_compared_by_their_bytes(kind: Kind) {

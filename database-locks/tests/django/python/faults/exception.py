@@ -9,10 +9,10 @@ start()
 from database_locks import lock
 from django.utils import timezone
 
-TTL = timedelta(seconds=3)
+TTL = timedelta(seconds=6)
 
 try:
-    with lock("exception", lock_ttl=TTL.seconds, lock_ttl_renew=2):
+    with lock("exception", lock_ttl=TTL.seconds, lock_ttl_renew=5):
         raise RuntimeError("the body failed")
 except RuntimeError:
     failed_at = timezone.now()
