@@ -100,6 +100,9 @@ impl Locks {
     /// Ends exactly this lease, as [`list`](Self::list) named it, whoever holds it; it cannot hit
     /// the next holder. True if it was alive. Its holder learns of the loss by its next renewal.
     ///
+    /// A Django app that shares the table gives its leases no identity of their own: two in a row by
+    /// one of its processes look alike, and its next renewal takes the lock again.
+    ///
     /// # Errors
     ///
     /// What the database reports, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.

@@ -53,7 +53,7 @@ fn ask_once_with_a_clock_ahead(scene: &Scene) -> String {
 #[tokio::test]
 #[ignore = "the test above runs it as a process of its own"]
 async fn ask_once() {
-    let url = env::var(URL).unwrap();
+    let Ok(url) = env::var(URL) else { return };
     let locks = Locks::connect(&url).await.unwrap();
     let guard = locks.lock(NAME).try_acquire().await.unwrap();
     println!("{}", if guard.is_some() { ENTERED } else { REFUSED });
