@@ -207,7 +207,10 @@ impl Ledger {
         if let Some(entry) = self.entries.iter().find(|e| e.attempt == lease.attempt)
             && let Until::Released(_) = entry.until
         {
-            return LossReason::Forced;
+            // Somebody who shares the table without knowing of attempts has come and gone, and has
+            // left a name.
+            let is_renamed = entry.owner.label() != lease.owner.label();
+            return if is_renamed { LossReason::Taken } else { LossReason::Forced };
         }
         let newer = || self.entries.iter().filter(|e| e.token > lease.token);
         if newer().any(|e| e.owner.supersedes(&lease.owner)) {
@@ -411,6 +414,16 @@ mod tests {
         let writing = granted(&mut ledger, &writer, 3);
         ledger.release(&writing, at(4));
         granted(&mut ledger, &claim(Share::ONE), 4);
+    }
+
+    #[test]
+    fn a_lease_that_ended_under_another_name_was_taken() {
+        let mut ledger = Ledger::default();
+        let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+        ledger.entries[0].until = Until::Released(at(1));
+        assert_eq!(ledger.release(&lease, at(2)).0, Released::Lost(LossReason::Forced));
+        ledger.entries[0].owner = Owner::label_only("somebody else").unwrap();
+        assert_eq!(ledger.release(&lease, at(2)).0, Released::Lost(LossReason::Taken));
     }
 
     #[test]

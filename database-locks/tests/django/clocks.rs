@@ -62,7 +62,7 @@ async fn django_is_ahead(django: &mut Worker, locks: &Locks, name: &str, ahead: 
     let (ttl, renew_before) = (Duration::from_mins(1), Duration::from_secs(57));
     let is_taken_from_us = async |django: &Worker, guard: &Guard| {
         let loss = tokio::time::timeout(PATIENCE, guard.lost()).await.unwrap();
-        assert_ne!(loss, LossReason::Expired);
+        assert_eq!(loss, LossReason::Taken);
         let said = said_of(guard.name().as_str());
         assert!(said.contains(django.owner()), "{said}");
         assert!(said.contains("zone is ahead of the server's"), "{said}");
