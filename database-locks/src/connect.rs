@@ -6,6 +6,7 @@
 )]
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use database_locks_core::{Error, ErrorKind, LockBackend, Locks, LocksBuilder, Result};
@@ -67,6 +68,10 @@ pub fn schema_sql(url: &str) -> Result<String> {
     Ok(Target::parse(url)?.schema_sql())
 }
 
+/// A future that hides what it is made of: nested in those of a user, the drivers' own would pass
+/// the depth to which the compiler goes.
+type Erased<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
 /// Where a URL leads.
 pub(crate) enum Target {
     #[cfg(feature = "memory")]
@@ -127,40 +132,47 @@ impl Target {
         })
     }
 
-    pub(crate) async fn connect(self) -> Result<Arc<dyn LockBackend>> {
-        Ok(match self {
-            #[cfg(feature = "memory")]
-            Self::Memory => Arc::new(database_locks_memory::MemoryBackend::new()),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(config) => {
-                Arc::new(database_locks_sqlite::SqliteBackend::connect(config).await?)
-            }
-            #[cfg(feature = "postgres")]
-            Self::Postgres(config) => {
-                Arc::new(database_locks_postgres::PostgresBackend::connect(*config).await?)
-            }
-            #[cfg(feature = "mysql")]
-            Self::Mysql(config) => {
-                Arc::new(database_locks_mysql::MysqlBackend::connect(*config).await?)
-            }
+    pub(crate) fn connect(self) -> Erased<Arc<dyn LockBackend>> {
+        Box::pin(async {
+            Ok::<Arc<dyn LockBackend>, Error>(match self {
+                #[cfg(feature = "memory")]
+                Self::Memory => Arc::new(database_locks_memory::MemoryBackend::new()),
+                #[cfg(feature = "sqlite")]
+                Self::Sqlite(config) => {
+                    Arc::new(database_locks_sqlite::SqliteBackend::connect(config).await?)
+                }
+                #[cfg(feature = "postgres")]
+                Self::Postgres(config) => {
+                    Arc::new(database_locks_postgres::PostgresBackend::connect(*config).await?)
+                }
+                #[cfg(feature = "mysql")]
+                Self::Mysql(config) => {
+                    Arc::new(database_locks_mysql::MysqlBackend::connect(*config).await?)
+                }
+            })
         })
     }
 
-    pub(crate) async fn migrate(self) -> Result<()> {
-        match self {
-            #[cfg(feature = "memory")]
-            Self::Memory => Ok(()),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(config) => {
-                database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
+    pub(crate) fn migrate(self) -> Erased<()> {
+        Box::pin(async {
+            match self {
+                #[cfg(feature = "memory")]
+                Self::Memory => Ok(()),
+                #[cfg(feature = "sqlite")]
+                Self::Sqlite(config) => {
+                    database_locks_sqlite::SqliteBackend::connect(config).await?.migrate().await
+                }
+                #[cfg(feature = "postgres")]
+                Self::Postgres(config) => {
+                    database_locks_postgres::PostgresBackend::connect(*config)
+                        .await?
+                        .migrate()
+                        .await
+                }
+                #[cfg(feature = "mysql")]
+                Self::Mysql(config) => database_locks_mysql::migrate(*config).await,
             }
-            #[cfg(feature = "postgres")]
-            Self::Postgres(config) => {
-                database_locks_postgres::PostgresBackend::connect(*config).await?.migrate().await
-            }
-            #[cfg(feature = "mysql")]
-            Self::Mysql(config) => database_locks_mysql::migrate(*config).await,
-        }
+        })
     }
 
     pub(crate) fn schema_sql(self) -> String {
