@@ -100,16 +100,14 @@ impl Tables {
     ///
     /// A name that somebody else is just making is left out, since to insert it would wait for
     /// them: only a dirty read sees it. The gap that somebody's locking read of a missing row leaves
-    /// locked is not seen, so that this may wait all the same, and fail for all of the names. On
-    /// MariaDB it fails at once, since it would wait with the `AUTO_INCREMENT` of the whole table
-    /// locked, which that somebody may need: a deadlock, and perhaps theirs to suffer.
+    /// locked is not seen, so that this may wait all the same, and fail for all of the names.
     pub(crate) fn make(&self, packet: &mut Packet, names: &[&LockName]) {
         let lock = &self.lock;
         let rows: Vec<_> =
             names.iter().map(|name| format!("SELECT {} AS name", text(name.as_str()))).collect();
         packet.add("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED");
         packet.add(format_args!(
-            "{WITHOUT_WAITING} INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
+            "INSERT IGNORE INTO {lock} (name) SELECT m.name FROM ({}) m \
              WHERE NOT EXISTS (SELECT 1 FROM {lock} l WHERE l.name = m.name)",
             rows.join(" UNION ALL "),
         ));
@@ -420,9 +418,6 @@ fn span(duration: Duration) -> u128 {
     const MOST: Duration = Duration::from_hours(1_000 * 365 * 24);
     duration.min(MOST).as_micros()
 }
-
-/// MySQL takes it for a comment, and locks no `AUTO_INCREMENT`.
-const WITHOUT_WAITING: &str = "/*M!100600 SET STATEMENT innodb_lock_wait_timeout = 0 FOR */";
 
 /// Text, as bytes where the column has bytes, and by the column's collation where it has text.
 fn text(text: &str) -> String {
