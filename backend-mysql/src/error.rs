@@ -11,8 +11,9 @@ use mysql_async::{DriverError, Error as Driver, IoError, ServerError};
 /// A deadlock, a certification failure of Galera (1213) or of group replication (3101), a row
 /// that stayed locked (1205) or was not to be waited for (3572), a record that changed since it
 /// was read (1020), a row that somebody else has just inserted (1062).
+/// MariaDB says 1467 where a deadlock ends at the lock of an `AUTO_INCREMENT`.
 pub(crate) fn is_conflict(error: &Driver) -> bool {
-    matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101))
+    matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101 | 1467))
 }
 
 /// What a node of a cluster should have reported of a transaction that it has rolled back.
@@ -194,6 +195,7 @@ fn is_passing(code: u16) -> bool {
         || matches!(
             code,
             1213 | 1205
+                | 1467
                 | 1020
                 | 3572
                 | 3101
@@ -284,8 +286,8 @@ mod tests {
     #[test]
     fn passing_codes_are_told_from_lasting_ones() {
         for code in [
-            1213, 1205, 1020, 3572, 1180, 1053, 1040, 1203, 1047, 1290, 1836, 1158, 1161, 1317,
-            3024, 1969, 4031, 1927,
+            1213, 1205, 1467, 1020, 3572, 1180, 1053, 1040, 1203, 1047, 1290, 1836, 1158, 1161,
+            1317, 3024, 1969, 4031, 1927,
         ] {
             assert_eq!(kind(reported(code)), ErrorKind::Unavailable, "{code}");
         }
