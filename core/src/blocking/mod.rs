@@ -1,11 +1,10 @@
 //! Locks for code without async: the same requests and guards, by methods that wait on their
 //! thread.
 //!
-//! ```no_run
+//! ```
 //! # use std::time::Duration;
 //! # use database_locks_core::{Result, blocking::Locks};
-//! # fn main() -> Result<()> {
-//! # let locks: Locks = todo!();
+//! # fn example(locks: Locks) -> Result<()> {
 //! let guard = locks.lock("nightly").timeout(Duration::from_secs(5)).acquire()?;
 //! println!("one of us works, under token {}", guard.token());
 //! guard.release()?;
