@@ -110,7 +110,7 @@ pub use mysqld::{Mysqld, MysqldBuilder, Product};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Server};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Traffic};
 pub use python::{PYTHON_REQUIREMENTS, python, python_environment};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};
