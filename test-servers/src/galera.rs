@@ -15,7 +15,7 @@ use crate::folder::{Folder, random_hex};
 use crate::install::{Account, GALERA, RSYNC};
 use crate::mariadb::MariaDbProduct;
 use crate::mysqld::{data_dir, launch, options, prepare_data, socket, superuser};
-use crate::process::{Process, Server, flag, free_port, port_was_taken};
+use crate::process::{Durability, Process, Server, flag, free_port, port_was_taken};
 
 const NODES: usize = 3;
 
@@ -342,12 +342,20 @@ impl FailureDetection {
 #[derive(Debug, Default)]
 #[must_use = "nothing is started before `start`"]
 pub struct GaleraBuilder {
+    durability: Durability,
     settings: Vec<(String, String)>,
     provider_options: String,
     failure_detection: FailureDetection,
 }
 
 impl GaleraBuilder {
+    /// Keeps the settings on which a node's durability depends at MariaDB's own defaults, as
+    /// [`MysqldBuilder::durable`](crate::MysqldBuilder::durable).
+    pub fn durable(mut self) -> GaleraBuilder {
+        self.durability = Durability::Durable;
+        self
+    }
+
     /// Sets an option of the servers, such as `wsrep_sync_wait`.
     pub fn setting(mut self, name: &str, value: &str) -> GaleraBuilder {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -412,7 +420,7 @@ impl GaleraBuilder {
         let folder = Folder::create("galera", Account::ordinary(&["mysql"])?)?;
         prepare_data::<MariaDbProduct>(&folder, password)?;
         let [port, transfer_port, copy_port] = free_ports()?;
-        let mut launch = launch::<MariaDbProduct>(folder.path(), port)?;
+        let mut launch = launch::<MariaDbProduct>(folder.path(), port, self.durability)?;
         let group: Vec<String> =
             group_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let provider = GALERA.find()?.join("libgalera_smm.so");

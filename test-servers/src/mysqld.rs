@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::access::{Access, Family};
 use crate::folder::{Folder, random_hex};
 use crate::install::Account;
-use crate::process::{Launch, Process, Server, flag, run_tool};
+use crate::process::{Durability, Launch, Process, Server, flag, run_tool};
 #[cfg(feature = "tls")]
 use crate::tls::{Tls, TlsFiles};
 
@@ -21,17 +21,21 @@ const SUPERUSER: &str = "root";
 /// The database that a server has from the start.
 const DATABASE: &str = "app";
 
-/// Settings for throwaway data on a busy machine: nothing has to survive a power cut (what is committed does survive
-/// the server's end by `kill -9`), there is little data, and many clients come at once. Native I/O is of little use
-/// here, and the kernel's limits on it are shared by all servers of the machine.
-const SETTINGS: [(&str, &str); 7] = [
-    ("innodb_flush_log_at_trx_commit", "2"),
-    ("innodb_flush_method", "nosync"),
-    ("innodb_use_native_aio", "OFF"),
+/// There is little data, and many clients come at once.
+const SETTINGS: [(&str, &str); 4] = [
     ("innodb_buffer_pool_size", "64M"),
     ("key_buffer_size", "1M"),
     ("performance_schema", "OFF"),
     ("max_connections", "300"),
+];
+
+/// Settings for throwaway data on a busy machine: nothing has to survive a power cut (what is committed does survive
+/// the server's end by `kill -9`). Native I/O is of little use here, and the kernel's limits on it are shared by all
+/// servers of the machine.
+const THROWAWAY: [(&str, &str); 3] = [
+    ("innodb_flush_log_at_trx_commit", "2"),
+    ("innodb_flush_method", "nosync"),
+    ("innodb_use_native_aio", "OFF"),
 ];
 
 /// What a product of the MySQL family does in its own way.
@@ -88,6 +92,7 @@ impl<P: Product> Mysqld<P> {
     /// A server with settings of its own.
     pub fn builder() -> MysqldBuilder<P> {
         MysqldBuilder {
+            durability: Durability::default(),
             settings: Vec::new(),
             #[cfg(feature = "tls")]
             tls: Tls::Off,
@@ -140,6 +145,7 @@ impl<P: Product> fmt::Debug for Mysqld<P> {
 #[derive(Debug)]
 #[must_use = "nothing is started before `start`"]
 pub struct MysqldBuilder<P> {
+    durability: Durability,
     settings: Vec<(String, String)>,
     #[cfg(feature = "tls")]
     tls: Tls,
@@ -147,6 +153,14 @@ pub struct MysqldBuilder<P> {
 }
 
 impl<P: Product> MysqldBuilder<P> {
+    /// Keeps the settings on which durability depends at the product's own defaults, for tests and benchmarks that are
+    /// about it. Otherwise what is committed survives the server's end, and not a power cut. The binary log is another
+    /// matter: a server has none unless the setting `log_bin` asks for it.
+    pub fn durable(mut self) -> MysqldBuilder<P> {
+        self.durability = Durability::Durable;
+        self
+    }
+
     /// Sets an option of the server, such as `init_connect`.
     pub fn setting(mut self, name: &str, value: &str) -> MysqldBuilder<P> {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -186,7 +200,7 @@ impl<P: Product> MysqldBuilder<P> {
         #[cfg(not(feature = "tls"))]
         let speaks_tls = false;
         let process = Process::start_on_free_port(folder, |folder, port| {
-            let mut launch = launch::<P>(folder.path(), port)?;
+            let mut launch = launch::<P>(folder.path(), port, self.durability)?;
             if !speaks_tls {
                 launch.arguments.extend(P::WITHOUT_TLS.iter().map(OsString::from));
             }
@@ -215,17 +229,21 @@ pub(crate) fn prepare_data<P: Product>(folder: &Folder, password: &str) -> Resul
     let command = P::prepare()?;
     let (program, first) = command.split_first().context("a command is a program and more")?;
     let mut arguments = first.to_vec();
-    arguments.extend(own_arguments::<P>(folder.path()));
+    arguments.extend(own_arguments::<P>(folder.path(), Durability::Throwaway));
     arguments.push(flag(P::PREPARE_SQL, folder.write("prepare.sql", &sql)?));
     run_tool(folder, Path::new(program), &arguments)
 }
 
 /// How to start a server whose data is there, on a port.
-pub(crate) fn launch<P: Product>(folder: &Path, port: u16) -> Result<Launch> {
+pub(crate) fn launch<P: Product>(
+    folder: &Path,
+    port: u16,
+    durability: Durability,
+) -> Result<Launch> {
     let command = P::server()?;
     let (program, first) = command.split_first().context("a command is a program and more")?;
     let mut arguments = first.to_vec();
-    arguments.extend(own_arguments::<P>(folder));
+    arguments.extend(own_arguments::<P>(folder, durability));
     arguments.push("--bind-address=127.0.0.1".into());
     arguments.push("--skip-name-resolve".into());
     arguments.push(format!("--port={port}").into());
@@ -257,14 +275,14 @@ pub(crate) fn socket(folder: &Path) -> PathBuf {
 }
 
 /// What keeps a server in its folder, and the settings.
-fn own_arguments<P: Product>(folder: &Path) -> Vec<OsString> {
+fn own_arguments<P: Product>(folder: &Path, durability: Durability) -> Vec<OsString> {
     let mut arguments = vec![
         flag("--datadir=", data_dir(folder)),
         flag("--tmpdir=", folder),
         flag("--socket=", socket(folder)),
         flag("--pid-file=", folder.join("mysqld.pid")),
     ];
-    for (name, value) in SETTINGS.iter().chain(P::SETTINGS) {
+    for (name, value) in SETTINGS.iter().chain(durability.settings(&THROWAWAY)).chain(P::SETTINGS) {
         arguments.push(format!("--{name}={value}").into());
     }
     arguments

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::access::{Access, Family};
 use crate::folder::{Folder, random_hex};
 use crate::install::{Account, POSTGRES};
-use crate::process::{Launch, Process, Server, flag, run_tool};
+use crate::process::{Durability, Launch, Process, Server, flag, run_tool};
 use crate::shared::Shared;
 #[cfg(feature = "tls")]
 use crate::tls::{Tls, TlsFiles};
@@ -19,9 +19,11 @@ const SUPERUSER: &str = "postgres";
 /// The database that a server has from the start.
 const DATABASE: &str = "app";
 
-/// Settings for throwaway data on a busy machine: nothing has to survive a power cut, and many clients come at once.
-/// A test or benchmark that is about durability sets `fsync` back to `on`.
-const SETTINGS: [(&str, &str); 2] = [("fsync", "off"), ("max_connections", "300")];
+/// Many clients come at once.
+const SETTINGS: [(&str, &str); 1] = [("max_connections", "300")];
+
+/// Settings for throwaway data, which has to survive no power cut.
+const THROWAWAY: [(&str, &str); 1] = [("fsync", "off")];
 
 /// A throwaway Postgres server, stopped and removed when dropped. It is used as the [`Access`] to its database
 /// `app` as a superuser; [`Server`] has what can be done to the server itself.
@@ -100,12 +102,20 @@ impl Server for Postgres {
 #[derive(Debug, Default)]
 #[must_use = "nothing is started before `start`"]
 pub struct PostgresBuilder {
+    durability: Durability,
     settings: Vec<(String, String)>,
     #[cfg(feature = "tls")]
     tls: Tls,
 }
 
 impl PostgresBuilder {
+    /// Keeps the settings on which durability depends at Postgres's own defaults, for tests and benchmarks that are
+    /// about it. Otherwise what is committed survives the server's end, and not a power cut.
+    pub fn durable(mut self) -> PostgresBuilder {
+        self.durability = Durability::Durable;
+        self
+    }
+
     /// Sets a parameter of `postgresql.conf`.
     pub fn setting(mut self, name: &str, value: &str) -> PostgresBuilder {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -164,9 +174,10 @@ impl PostgresBuilder {
                  {host} replication all 127.0.0.1/32 scram-sha-256\n"
             ),
         )?;
+        let own = SETTINGS.iter().chain(self.durability.settings(&THROWAWAY));
+        let own = own.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         // What stands last in the file counts.
-        self.settings
-            .splice(0..0, SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self.settings.splice(0..0, own);
         folder.write("data/postgresql.conf", &settings_file(&self.settings))?;
 
         let program = binaries.join("postgres");

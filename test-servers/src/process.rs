@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::folder::{Folder, PID_FILE, random_hex};
 
@@ -86,6 +86,16 @@ pub trait Server {
         self.process().resume()
     }
 
+    /// The processor time, user's and system's, that the server has used since it was started, its children included.
+    /// It comes in steps of the kernel's clock, mostly 10 ms.
+    ///
+    /// # Errors
+    ///
+    /// When it is not running, or this is not Linux.
+    fn cpu_time(&self) -> Result<Duration> {
+        self.process().cpu_time()
+    }
+
     /// The folder that has everything of the server's: data, log, sockets. It goes with the server.
     fn folder(&self) -> &Path {
         self.process().folder()
@@ -98,6 +108,26 @@ pub trait Server {
     /// When the log cannot be read.
     fn log(&self) -> Result<String> {
         self.process().log_since(0)
+    }
+}
+
+/// What a server does for its data to survive a power cut.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) enum Durability {
+    /// Nothing.
+    #[default]
+    Throwaway,
+    /// What the product does by default.
+    Durable,
+}
+
+impl Durability {
+    /// Of a product's settings for throwaway data, those that hold.
+    pub(crate) fn settings<T>(self, throwaway: &[T]) -> &[T] {
+        match self {
+            Durability::Throwaway => throwaway,
+            Durability::Durable => &[],
+        }
     }
 }
 
@@ -256,6 +286,20 @@ impl Process {
         Ok(())
     }
 
+    fn cpu_time(&self) -> Result<Duration> {
+        let child = self.child();
+        let parent = pid(child.as_ref().context("the test server is not running")?);
+        let mut processes = vec![parent];
+        let mut next = 0;
+        while let Some(process) = processes.get(next) {
+            processes.extend(children(*process)?);
+            next += 1;
+        }
+        let ticks: u64 = processes.into_iter().filter_map(stat).map(|stat| stat.cpu_ticks).sum();
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel's clock has no rate")?;
+        Ok(Duration::from_micros(ticks * 1_000_000 / u64::try_from(per_second)?))
+    }
+
     fn log_since(&self, offset: u64) -> Result<String> {
         let mut text = Vec::new();
         let mut log =
@@ -351,22 +395,31 @@ fn children(parent: Pid) -> Result<Vec<Pid>> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw);
-    Ok(ids
-        .filter(|process| stat(*process).is_some_and(|(_, its_parent)| its_parent == parent))
-        .collect())
+    Ok(ids.filter(|process| stat(*process).is_some_and(|stat| stat.parent == parent)).collect())
 }
 
 fn state(process: Pid) -> Option<char> {
-    stat(process).map(|(state, _)| state)
+    stat(process).map(|stat| stat.state)
 }
 
-/// State and parent of a process; none when there is no such process.
-fn stat(process: Pid) -> Option<(char, Pid)> {
+/// What the kernel says of a process.
+struct Stat {
+    state: char,
+    parent: Pid,
+    /// Of its own, and of those of its children that have ended.
+    cpu_ticks: u64,
+}
+
+/// None when there is no such process.
+fn stat(process: Pid) -> Option<Stat> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The second field is the program's name in brackets, and may itself have spaces and brackets.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
-    Some((state, Pid::from_raw(fields.next()?.parse().ok()?)))
+    let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+    // Fields 14 to 17: utime, stime, cutime, cstime.
+    let cpu_ticks = fields.skip(9).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some(Stat { state, parent, cpu_ticks })
 }
 
 /// Whether a server did not start because somebody took its port after it was found free.

@@ -27,6 +27,14 @@ macro_rules! tests_of {
         }
 
         #[test]
+        fn only_a_durable_server_waits_for_the_disk() {
+            let show = "SELECT @@innodb_flush_log_at_trx_commit, @@innodb_flush_method = 'nosync', @@max_connections";
+            assert_eq!($server::start().unwrap().sql(show).unwrap(), "2|1|300");
+            let durable = $server::builder().durable().start().unwrap();
+            assert_eq!(durable.sql(show).unwrap(), "1|0|300");
+        }
+
+        #[test]
         fn refused_setting_is_an_error_with_the_servers_words() {
             let refused = $server::builder().setting("no_such_setting", "1").start();
             let message = refused.unwrap_err().to_string();

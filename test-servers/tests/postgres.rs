@@ -50,6 +50,35 @@ fn settings_reach_the_server() {
 }
 
 #[test]
+fn only_a_durable_server_waits_for_the_disk() {
+    let show = "SHOW fsync; SHOW max_connections";
+    assert_eq!(Postgres::start().unwrap().sql(show).unwrap(), "off\n300");
+    assert_eq!(Postgres::builder().durable().start().unwrap().sql(show).unwrap(), "on\n300");
+}
+
+#[test]
+fn cpu_time_is_that_of_running_children_and_of_those_that_have_ended() {
+    let server = Postgres::start().unwrap();
+    let work =
+        "DO $$ DECLARE n int := 0; BEGIN FOR i IN 1..20000000 LOOP n := n + 1; END LOOP; END $$";
+    let before = server.cpu_time().unwrap();
+    let during = thread::scope(|scope| {
+        let working = scope.spawn(|| server.sql(work));
+        let mut during = server.cpu_time().unwrap();
+        while during - before < Duration::from_millis(200) {
+            assert!(!working.is_finished());
+            thread::sleep(Duration::from_millis(10));
+            during = server.cpu_time().unwrap();
+        }
+        working.join().unwrap().unwrap();
+        during
+    });
+    assert!(server.cpu_time().unwrap() >= during);
+    server.stop_hard().unwrap();
+    assert!(server.cpu_time().is_err(), "it is not running");
+}
+
+#[test]
 fn refused_setting_is_an_error_with_the_servers_words() {
     let message =
         Postgres::builder().setting("no_such_setting", "1").start().unwrap_err().to_string();
