@@ -41,6 +41,11 @@ impl Hanging {
         }
     }
 
+    /// How many claims have arrived.
+    fn asked(&self) -> u32 {
+        self.claims.load(Ordering::Relaxed)
+    }
+
     /// How many leases live.
     fn held(&self) -> usize {
         let name = LockName::new("x").expect("a name");
@@ -171,10 +176,27 @@ async fn a_waiter_that_has_gone_asks_no_more() {
     let _held = locks.lock("x").ttl(minutes * 2).acquire().await.unwrap();
     let waiting = timeout(Duration::from_secs(60), locks.lock("x").acquire());
     assert!(waiting.await.is_err());
-    let asked = backend.claims.load(Ordering::Relaxed);
+    let asked = backend.asked();
     assert!(asked > 2, "it did ask while it waited");
+    // It may have left at the very moment at which it was to ask: that one claim is on its way.
+    sleep(TICK).await;
+    let landed = backend.asked();
+    assert!(landed <= asked + 1, "{landed} after {asked}");
     sleep(minutes).await;
-    assert_eq!(backend.claims.load(Ordering::Relaxed), asked);
+    assert_eq!(backend.asked(), landed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_leaves_before_it_is_answered_asks_no_more() {
+    let (backend, locks) = locks(Duration::from_secs(3));
+    let minutes = Duration::from_mins(10);
+    let _held = locks.lock("x").ttl(minutes * 2).acquire().await.unwrap();
+    let waiting = timeout(Duration::from_secs(1), locks.lock("x").acquire());
+    assert!(waiting.await.is_err());
+    assert_eq!(backend.asked(), 2, "the holder's claim, and one that is on its way");
+    sleep(minutes).await;
+    assert_eq!(backend.asked(), 2);
+    assert_eq!(backend.held(), 1);
 }
 
 #[tokio::test(start_paused = true)]
