@@ -86,6 +86,24 @@ pub const PGBOUNCER: Binaries = Binaries {
     folder_command: &[],
 };
 
+/// The server of Redis.
+pub const REDIS: Binaries = Binaries {
+    name: "redis",
+    package: "redis-server",
+    programs: &["redis-server"],
+    folders: &["/usr/bin", "/usr/local/bin"],
+    folder_command: &[],
+};
+
+/// The server of etcd.
+pub const ETCD: Binaries = Binaries {
+    name: "etcd",
+    package: "etcd-server",
+    programs: &["etcd"],
+    folders: &["/usr/bin", "/usr/local/bin"],
+    folder_command: &[],
+};
+
 impl Binaries {
     /// The folder that has all programs: the first of `PATH`, then of [`folders`](Self::folders), then what
     /// [`folder_command`](Self::folder_command) prints.

@@ -62,6 +62,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # What others lock with
+//!
+//! [`Redis`] and [`Etcd`] are there for benchmarks. They have no databases: each test starts a server of its own.
+//!
 //! # TLS
 //!
 //! With the feature `tls`, `Postgres::builder().tls(Tls::Required)` makes a throwaway certificate authority and
@@ -82,6 +86,7 @@
 
 mod access;
 mod cache;
+mod etcd;
 mod folder;
 mod galera;
 mod install;
@@ -94,6 +99,7 @@ mod postgres;
 mod process;
 mod proxy;
 mod python;
+mod redis;
 mod shared;
 #[cfg(feature = "tls")]
 mod tls;
@@ -101,8 +107,11 @@ mod tls;
 pub use access::{Access, Database};
 pub use anyhow::Result;
 pub use cache::cache;
+pub use etcd::Etcd;
 pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
-pub use install::{Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, RSYNC};
+pub use install::{
+    Binaries, ETCD, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, REDIS, RSYNC,
+};
 pub use mariadb::{MariaDb, MariaDbProduct};
 pub use mysql::{MySql, MySqlProduct};
 pub use mysql_program::MySqlProgram;
@@ -112,5 +121,6 @@ pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Server};
 pub use proxy::{Proxy, Traffic};
 pub use python::{PYTHON_REQUIREMENTS, python, python_environment};
+pub use redis::{Redis, RedisBuilder, RedisDurability};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};

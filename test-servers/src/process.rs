@@ -424,7 +424,8 @@ fn stat(process: Pid) -> Option<Stat> {
 
 /// Whether a server did not start because somebody took its port after it was found free.
 pub(crate) fn port_was_taken(error: &anyhow::Error) -> bool {
-    error.to_string().contains("Address already in use")
+    // The case is that of the C library; programs written in Go have a small letter.
+    error.to_string().to_lowercase().contains("address already in use")
 }
 
 /// A port that nobody listens on, below those that systems give to outgoing connections: a server that is stopped for

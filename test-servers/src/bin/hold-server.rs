@@ -4,13 +4,15 @@
 use std::io::Write as _;
 
 use anyhow::bail;
-use database_locks_test_servers::{Galera, MariaDb, MySql, Postgres, Result, Server};
+use database_locks_test_servers::{Etcd, Galera, MariaDb, MySql, Postgres, Redis, Result, Server};
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("postgres") => hold(&[&Postgres::start()?]),
         Some("mariadb") => hold(&[&MariaDb::start()?]),
         Some("mysql") => hold(&[&MySql::start()?]),
+        Some("redis") => hold(&[&Redis::start()?]),
+        Some("etcd") => hold(&[&Etcd::start()?]),
         Some("galera") => {
             let cluster = Galera::start()?;
             hold(&[cluster.node(0), cluster.node(1), cluster.node(2)])
