@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::collections::HashSet;
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +17,8 @@ use database_locks_test_servers::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::common::{DBLOCK, command};
 
 /// Reads the list of runs so far, dawdles, and writes it back with its own id: whoever does so at
 /// the same time as another loses one of the two. The marks tell that two were inside at once; a
@@ -136,7 +140,7 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 fn migrate(url: &str) {
-    let mut dblock = Command::new(env!("CARGO_BIN_EXE_dblock"));
+    let mut dblock = command(DBLOCK);
     assert!(dblock.arg("migrate").env("DATABASE_LOCKS_URL", url).status().unwrap().success());
 }
 
@@ -221,14 +225,14 @@ impl Count {
     }
 
     fn dblock(&self, worker: usize) -> Command {
-        let dblock = env!("CARGO_BIN_EXE_dblock");
         let clock = ["-3650d", "+0", "+3650d"][worker % 3];
         if self.trouble != Trouble::Clocks || clock == "+0" {
-            return Command::new(dblock);
+            return command(DBLOCK);
         }
-        let mut command = Command::new(FAKETIME.find().unwrap().join("faketime"));
+        let faketime = FAKETIME.find().unwrap().join("faketime");
+        let mut command = command(faketime.to_str().unwrap());
         // Only the calendar is wrong: a clock that runs at another rate is none.
-        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", clock, dblock]);
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", clock, DBLOCK]);
         command
     }
 

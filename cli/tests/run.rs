@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::common::{DBLOCK, command};
 
 /// A fresh SQLite file, in a folder that also serves as a place for marks.
 struct Place(TempDir);
@@ -25,15 +29,19 @@ impl Place {
     }
 
     fn dblock(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dblock"));
+        let mut command = command(DBLOCK);
+        self.at(&mut command).args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// Has a command run here, on the file.
+    fn at<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
             .current_dir(self.0.path())
             .env("DATABASE_LOCKS_URL", format!("sqlite:{}", self.path("locks.db").display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
+            .stderr(Stdio::piped())
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
@@ -206,6 +214,35 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn what_is_ignored_from_the_start_stays_ignored() {
+    // As it is under nohup, and in the background of a script.
+    let place = Place::new();
+    let mut holder = place
+        .dblock(&["run", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"])
+        .spawn()
+        .unwrap();
+    place.pid("held");
+    let log = place.path("log");
+    let mut ignoring = Command::new("env");
+    ignoring.args(["--ignore-signal=HUP,INT,QUIT", DBLOCK, "run", "n", "--", "sh", "-c"]);
+    let waiter = place
+        .at(&mut ignoring)
+        .arg("kill -HUP $$; kill -INT $$; kill -QUIT $$; echo lives")
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    await_that("the waiter waits", || read(&log).contains("waiting"));
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        kill(pid(&waiter), signal).unwrap();
+    }
+    kill(pid(&holder), Signal::SIGTERM).unwrap();
+    holder.wait().unwrap();
+    let output = waiter.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"lives\n");
+}
+
+#[test]
 fn a_signal_ends_the_wait() {
     let place = Place::new();
     let mut holder = place
@@ -289,8 +326,8 @@ fn what_is_left_of_the_group_is_ended_before_the_release() {
 #[test]
 fn a_pipe_that_the_user_handed_over_is_not_kept_open() {
     let place = Place::new();
-    let script = format!("{} run n -- echo done | cat", env!("CARGO_BIN_EXE_dblock"));
-    let mut shell = Command::new("sh");
+    let script = format!("{DBLOCK} run n -- echo done | cat");
+    let mut shell = command("sh");
     shell
         .args(["-c", &script])
         .env("DATABASE_LOCKS_URL", format!("sqlite:{}", place.path("l.db").display()));

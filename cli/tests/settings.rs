@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::common::{DBLOCK, command};
 
 const ENABLED: &str = "DATABASE_LOCKS_ENABLED";
 const STATUS_FILE: &str = "DATABASE_LOCKS_STATUS_FILE";
@@ -33,7 +37,7 @@ impl Place {
 
     /// `dblock` with these settings in its environment, and these arguments.
     fn dblock(&self, settings: &[(&str, &str)], arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dblock"));
+        let mut command = command(DBLOCK);
         command
             .args(arguments)
             .current_dir(self.0.path())

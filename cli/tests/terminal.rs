@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +19,8 @@ use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tempfile::TempDir;
+
+use crate::common::DBLOCK;
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -127,11 +132,10 @@ impl Place {
 
     /// Runs a program that finds `dblock` on its path, and the file.
     fn command(&self, program: &str) -> Command {
-        let dblock = std::path::Path::new(env!("CARGO_BIN_EXE_dblock"));
-        let mut path = dblock.parent().unwrap().as_os_str().to_owned();
+        let mut path = Path::new(DBLOCK).parent().unwrap().as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap());
-        let mut command = Command::new(program);
+        let mut command = common::command(program);
         command
             .current_dir(self.0.path())
             .env("PATH", path)
