@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
 
+mod bench;
 mod cache;
 mod command;
 mod fetch_mysql;
@@ -18,6 +19,13 @@ enum Command {
     /// Installs what the machine lacks, checks formats, lints, and runs every test, doctest and
     /// example, on every server.
     Test(test::Options),
+    /// Measures database-locks beside its peers, on durable servers.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// See `cargo xtask bench --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs a command with `DATABASE_LOCKS_URL` set to a fresh, empty throwaway server.
     With(with::Options),
 }
@@ -25,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Test(options) => test::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Bench { arguments } => bench::bench(&arguments).map(|()| ExitCode::SUCCESS),
         Command::With(options) => with::run(&options),
     };
     outcome.unwrap_or_else(|error| {
