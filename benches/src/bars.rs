@@ -40,7 +40,8 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
         bars.more(on, (Workload::Work, "512 tasks", "per_second"), SESSION, 15.0);
     }
     bars.quicker(On::PgBouncer, (Workload::Pairs, "1 task", "p50"), SINGLE, 1.0 / 1.3);
-    for peer in contenders.iter().filter(|peer| peer.is_peer() && TABLES.contains(&peer.on)) {
+    let peers = contenders.iter().filter(|peer| peer.is_peer() && peer.does(Workload::Pairs));
+    for peer in peers.filter(|peer| TABLES.contains(&peer.on)) {
         for (tasks, at_least) in [("1 task", 1.5), ("512 tasks", 2.0)] {
             let what = (Workload::Pairs, tasks, "per_second");
             bars.more(peer.on, what, peer.name, at_least);
@@ -112,6 +113,9 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
     }
     let cost = bars.ours(Workload::Pairs, "512 tasks", On::Memory, "client_cpu");
     bars.push("memory, 512 tasks: 5 µs of processor a pair", cost.map(|cost| 5.0 / cost), 1.0);
+    let allocations = bars.ours(Workload::Allocations, "memory", On::Memory, "allocations");
+    let ratio = allocations.map(|count| 12.0 / count);
+    bars.push("memory: 12 allocations a pair", ratio, 1.0);
     bars.bars
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct Contender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Program {
     Ours,
+    /// Counts allocations of ours.
+    Allocations,
     Floors,
     /// A crate of `benches/peers`.
     Peer(&'static str),
@@ -165,6 +167,8 @@ pub(crate) fn all() -> Vec<Contender> {
     ));
     all.push(of(OURS, Memory, Ours, "ours", 0, &[Pairs, Hot, Readers, Permits, Hold]));
 
+    all.push(of(OURS, Memory, Program::Allocations, "ours", 0, &[Allocations]));
+
     all.push(of(SELECT, Postgres, Floors, "pg-select", POOL, BARE));
     all.push(of(UPDATE, Postgres, Floors, "pg-update", POOL, BARE));
     all.push(of(SINGLE, Postgres, Floors, "pg-single", POOL, LEASE));
@@ -220,6 +224,7 @@ impl Contender {
     pub(crate) fn command(&self, programs: &Programs) -> Result<Option<Vec<PathBuf>>> {
         let program = match self.program {
             Program::Ours => programs.ours(),
+            Program::Allocations => programs.own.join("bench-allocations"),
             Program::Floors => programs.own.join("bench-floors"),
             Program::Peer(name) => programs.peers.join(format!("bench-peer-{name}")),
             Program::Python(name) => {

@@ -26,10 +26,11 @@ pub(crate) enum Workload {
     Fleet,
     Old,
     Abandon,
+    Allocations,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 19] = [
+    pub(crate) const ALL: [Workload; 20] = [
         Workload::Count,
         Workload::Alone,
         Workload::Pairs,
@@ -49,6 +50,7 @@ impl Workload {
         Workload::Fleet,
         Workload::Old,
         Workload::Abandon,
+        Workload::Allocations,
     ];
 
     pub(crate) fn title(self) -> &'static str {
@@ -72,6 +74,7 @@ impl Workload {
             Workload::Fleet => "A fleet of processes that wait for one leader",
             Workload::Old => "A table of a million old rows",
             Workload::Abandon => "Acquires that are given up half-way",
+            Workload::Allocations => "Allocations of a pair, and of a lease that is held",
         }
     }
 }
@@ -216,6 +219,9 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             vec![one(format!("{processes} processes"), work, processes, once)]
         }
         Workload::Old => pairs(by(&[1, 64], &[64], &[8]), Names::Known, 0, 1),
+        Workload::Allocations => {
+            vec![one("memory".into(), Work::Allocations { times: 1_000 }, 1, once)]
+        }
         Workload::Abandon => {
             let names = if smoke { 10 } else { 300 };
             vec![one(format!("{names} acquires"), Work::Abandon { names }, 1, once)]

@@ -160,6 +160,15 @@ fn shown(workload: Workload) -> (&'static str, Vec<Column>) {
         Workload::Old => {
             ("As the pairs above, beside a million rows of names that nobody uses.", pairs)
         }
+        Workload::Allocations => (
+            "The memory backend, with the engine on the caller's thread; exact.",
+            vec![
+                column("allocations", "allocations a pair", 1.0, 1),
+                column("allocated_bytes", "bytes a pair", 1.0, 0),
+                column("kept_allocations", "allocations a lease held", 1.0, 1),
+                column("kept_bytes", "bytes a lease held", 1.0, 0),
+            ],
+        ),
         Workload::Abandon => (
             "Acquires of free names whose future is dropped after 0.05 to 3 ms. A second later another \
              process tries each of the names for three seconds: what is stuck was leaked.",

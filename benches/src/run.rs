@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use database_locks_bench_worker::{Job, Outcome, Section, Work, monotonic_nanos};
+use database_locks_bench_worker::{COUNT_WARM_UP, Job, Outcome, Section, Work, monotonic_nanos};
 use serde::Serialize;
 
 use crate::contenders::{Contender, OURS, On, Programs};
@@ -196,7 +196,14 @@ impl Run<'_> {
         for (name, value) in &asked {
             let idle = after.get(name).unwrap_or(value) - value;
             let spent = value - before.get(name).unwrap_or(value) - idle;
-            figures.insert((*name).to_owned(), spent.max(0.0) / pairs as f64);
+            // Postgres tells of a session when it has ended, its warm-up included. A pooler's do not end.
+            let counted = match (on, *name) {
+                (On::Postgres, "statements") => pairs,
+                (On::Postgres, _) => pairs + COUNT_WARM_UP,
+                (On::PgBouncer, "wal_bytes" | "fsyncs" | "transactions") => continue,
+                _ => pairs,
+            };
+            figures.insert((*name).to_owned(), spent.max(0.0) / counted as f64);
         }
         for (name, value) in [
             ("round_trips", passed.round_trips),

@@ -148,7 +148,8 @@ impl Servers {
                 // A session reports when it ends, or a second after it did so last.
                 let sql = "select wal_bytes, wal_sync,
                     (select sum(xact_commit + xact_rollback) from pg_stat_database),
-                    (select sum(calls) from pg_stat_statements) from pg_stat_wal";
+                    (select sum(calls) from pg_stat_statements where query not ilike '%pg_stat_%')
+                    from pg_stat_wal";
                 let names = ["wal_bytes", "fsyncs", "transactions", "statements"];
                 let row = access.sql(sql)?;
                 let values = row.split('|').map(|value| value.parse().unwrap_or(f64::NAN));

@@ -15,11 +15,13 @@ const PEERS: &str = "benches/peers";
 /// Passes `arguments` on to the benchmark.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     let smoke = arguments.iter().any(|argument| argument == "--smoke");
-    install::whatever_is_missing()?;
     let mut build = Command::new("cargo");
     build.args(["build", "--workspace", "--all-features", "--bins"]);
     let mut profile = "debug";
-    if !smoke {
+    if smoke {
+        install::whatever_is_missing()?;
+    } else {
+        install::whatever_is_missing_for_peers()?;
         profile = "release";
         build.arg("--release");
         build_peers()?;

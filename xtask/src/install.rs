@@ -4,19 +4,38 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 use database_locks_test_servers::{
-    Binaries, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, RSYNC,
+    Binaries, ETCD, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES,
+    REDIS, RSYNC,
 };
 
 use crate::command::succeeds;
 use crate::{fetch_mysql, fetch_python};
 
-const NEEDED: [Binaries; 7] =
-    [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME];
+const NEEDED: [Binaries; 9] =
+    [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME, REDIS, ETCD];
+
+/// What etcd's client is built with.
+const PROTOC: Binaries = Binaries {
+    name: "protoc",
+    package: "protobuf-compiler",
+    programs: &["protoc"],
+    folders: &["/usr/bin"],
+    folder_command: &[],
+};
 
 /// Installs the servers that are missing, and a Python with Django, where that is possible, and otherwise says what to
 /// do.
 pub(crate) fn whatever_is_missing() -> Result<()> {
-    let mut missing: Vec<&str> = NEEDED
+    whatever_is_missing_of(&NEEDED)
+}
+
+/// As [`whatever_is_missing`], and what only the benchmark's peers are built with.
+pub(crate) fn whatever_is_missing_for_peers() -> Result<()> {
+    whatever_is_missing_of(&[&NEEDED[..], &[PROTOC]].concat())
+}
+
+fn whatever_is_missing_of(needed: &[Binaries]) -> Result<()> {
+    let mut missing: Vec<&str> = needed
         .iter()
         .filter(|server| server.find().is_err())
         .map(|server| server.package)

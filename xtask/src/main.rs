@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask test`, `cargo xtask with SERVER -- CMD…`.
+//! The project's commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask with SERVER -- CMD…`.
 
 mod bench;
 mod cache;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{command, install};
+use crate::{bench, command, install};
 
 /// The backends of `database-locks`, each of which builds alone and with any others. The feature
 /// `macros`, which only adds a name, is checked without any and with all of them.
@@ -42,6 +42,8 @@ enum Step {
     Tests,
     /// Runs the examples, and the README's first command.
     Examples,
+    /// Runs each work of the benchmark for a moment.
+    Bench,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -61,6 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Step::Docs => cargo(&["doc", "--workspace", "--all-features", "--no-deps"]),
             Step::Tests => tests(&options.arguments),
             Step::Examples => examples(),
+            Step::Bench => bench::bench(&["--smoke".to_owned()]),
         };
         done.with_context(|| {
             format!("{name} failed; run it alone by `cargo xtask test --only {name}`")

@@ -92,6 +92,11 @@ pub enum Work {
         /// How often.
         times: usize,
     },
+    /// Counts allocations of so many pairs, and of as many leases.
+    Allocations {
+        /// How many.
+        times: usize,
+    },
     /// Begins to acquire free locks and gives up at a random moment: what is left behind?
     Abandon {
         /// How many.

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use job::{Job, Names, Outcome, Section, Share, Work};
 pub use meter::{monotonic_nanos, resident_bytes};
+pub use work::COUNT_WARM_UP;
 
 /// A way to hold a lock, and to give it back.
 pub trait System: Send + Sync + Sized + 'static {
@@ -75,14 +76,23 @@ pub async fn serve<S: System>(job: &Job, system: S) -> Result<()> {
 }
 
 /// Says that all is prepared, and waits until the measurement may begin.
-fn ready() -> Result<()> {
+///
+/// # Errors
+///
+/// When the benchmark has gone.
+pub fn ready() -> Result<()> {
     say("ready")?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line.trim() == "go" { Ok(()) } else { bail!("the benchmark has gone") }
 }
 
-fn say(line: &str) -> Result<()> {
+/// Tells the benchmark.
+///
+/// # Errors
+///
+/// When it has gone.
+pub fn say(line: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)

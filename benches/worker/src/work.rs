@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -14,6 +14,9 @@ use crate::{System, ready, say};
 
 /// What a probe gives a lock that may be stuck: less than the TTLs of the systems.
 const PROBE: Duration = Duration::from_secs(3);
+
+/// How many pairs go before those that are counted.
+pub const COUNT_WARM_UP: u64 = 10;
 
 pub(crate) async fn run<S: System>(job: &Job, system: S) -> Result<Outcome> {
     let system = Arc::new(system);
@@ -40,6 +43,7 @@ pub(crate) async fn run<S: System>(job: &Job, system: S) -> Result<Outcome> {
             wait(system, prefix, names, Duration::from_millis(for_ms)).await
         }
         Work::Renew { leases, times } => renew(system, leases, times).await,
+        Work::Allocations { .. } => bail!("a program of its own counts these"),
         Work::Abandon { names } => abandon(system, prefix, names).await,
         Work::Probe { names } => probe(system, prefix, names).await,
     }
@@ -115,7 +119,7 @@ async fn pair<S: System>(system: &S, name: &str, hold: Duration) -> Result<u64> 
 
 async fn count<S: System>(system: Arc<S>, prefix: &str, pairs: u64) -> Result<Outcome> {
     let name = format!("{prefix}-counted");
-    for _ in 0..10 {
+    for _ in 0..COUNT_WARM_UP {
         pair(&*system, &name, Duration::ZERO).await?;
     }
     ready()?;
