@@ -23,6 +23,7 @@ impl Advisory {
     async fn connect(job: &Job) -> Result<Self> {
         let connections = u32::try_from(job.connections)?;
         let pool = PgPoolOptions::new().max_connections(connections).connect(&job.url).await?;
+        open_all(&pool).await?;
         Ok(Self(pool))
     }
 }
@@ -39,4 +40,14 @@ impl System for Advisory {
         held.release_now().await?;
         Ok(())
     }
+}
+
+/// Opens all connections at once. A connection goes back to its pool a moment after it was dropped, and whoever comes in
+/// between would open another one.
+async fn open_all(pool: &PgPool) -> Result<()> {
+    let mut all = Vec::new();
+    for _ in 0..pool.options().get_max_connections() {
+        all.push(pool.acquire().await?);
+    }
+    Ok(())
 }
