@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 /// What the standard harness does, as far as cargo and its users ask for it.
 fn run_cases(arguments: &[&str]) -> ExitCode {
     let filters: Vec<&&str> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let mut failed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for (name, case) in CASES {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(**filter)) {
             continue;
@@ -58,9 +58,17 @@ fn run_cases(arguments: &[&str]) -> ExitCode {
             println!("{name}: test");
             continue;
         }
-        let passed = std::panic::catch_unwind(case).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        failed += usize::from(!passed);
+        if std::panic::catch_unwind(case).is_ok() {
+            println!("test {name} ... ok");
+            passed += 1;
+        } else {
+            println!("test {name} ... FAILED");
+            failed += 1;
+        }
+    }
+    if !arguments.contains(&"--list") {
+        let result = if failed == 0 { "ok" } else { "FAILED" };
+        println!("\ntest result: {result}. {passed} passed; {failed} failed\n");
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }

@@ -6,7 +6,9 @@ mod command;
 mod fetch_mysql;
 mod fetch_python;
 mod install;
+mod processes;
 mod test;
+mod test_programs;
 mod with;
 
 use std::process::ExitCode;

@@ -2,26 +2,26 @@
 
 use std::env;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{bench, command, install};
+use crate::{bench, command, install, test_programs};
 
 /// The backends of `database-locks`, each of which builds alone and with any others. The feature
 /// `macros`, which only adds a name, is checked without any and with all of them.
 const BACKENDS: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
-
-/// Most tests wait for servers and leases rather than for a processor.
-const TEST_THREADS: &str = "8";
 
 #[derive(Args)]
 pub(crate) struct Options {
     /// Runs only these steps.
     #[arg(long, value_enum)]
     only: Vec<Step>,
-    /// Passed on to the test binaries, for example a part of a test's name.
+    /// The seconds that each test program may take, before it is killed and says what it waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    limit: u64,
+    /// Passed on to the test programs, for example a part of a test's name.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -61,7 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Step::Lint => lint(),
             Step::RustVersion => rust_version(),
             Step::Docs => cargo(&["doc", "--workspace", "--all-features", "--no-deps"]),
-            Step::Tests => tests(&options.arguments),
+            Step::Tests => {
+                test_programs::run_all(&options.arguments, Duration::from_secs(options.limit))
+            }
             Step::Examples => examples(),
             Step::Bench => bench::bench(&["--smoke".to_owned()]),
         };
@@ -123,22 +125,6 @@ fn rust_version() -> Result<()> {
         "--all-features",
         "--target-dir=target/rust-version",
     ]))
-}
-
-fn tests(arguments: &[String]) -> Result<()> {
-    let mut command = Command::new("cargo");
-    command.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"]).args(arguments);
-    if env::var_os("RUST_TEST_THREADS").is_none() {
-        command.env("RUST_TEST_THREADS", TEST_THREADS);
-    }
-    // The settings of whoever runs the tests are none of theirs.
-    for (variable, _) in env::vars_os() {
-        let name = variable.to_string_lossy();
-        if name.starts_with("DATABASE_LOCKS_") && !name.starts_with("DATABASE_LOCKS_TEST_") {
-            command.env_remove(&variable);
-        }
-    }
-    command::run(&mut command)
 }
 
 fn examples() -> Result<()> {

@@ -9,8 +9,9 @@ use clap::{Args, ValueEnum};
 use database_locks_test_servers::{Galera, MariaDb, MySql, PgBouncer, PoolMode, Postgres};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::SIGINT;
+
+use crate::command::ending_signals;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -60,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 /// a Ctrl-C reaches it without us, because it is in the terminal's foreground group as we are.
 fn execute(command: &[String], url: &str) -> Result<ExitStatus> {
     let (program, arguments) = command.split_first().context("there is no command to run")?;
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let mut signals = ending_signals()?;
     let mut child = Command::new(program)
         .args(arguments)
         .env("DATABASE_LOCKS_URL", url)
