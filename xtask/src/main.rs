@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask with SERVER -- CMD…`.
+//! The project's commands: `cargo xtask test`, `bench`, `instructions` and `with SERVER -- CMD…`.
 
 mod bench;
 mod cache;
@@ -6,6 +6,7 @@ mod command;
 mod fetch_mysql;
 mod fetch_python;
 mod install;
+mod instructions;
 mod processes;
 mod test;
 mod test_programs;
@@ -28,6 +29,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Counts the instructions of core's hot paths, and compares them with those of before.
+    Instructions(instructions::Options),
     /// Runs a command with `DATABASE_LOCKS_URL` set to a fresh, empty throwaway server.
     With(with::Options),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Test(options) => test::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench { arguments } => bench::bench(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Instructions(options) => instructions::run(&options).map(|()| ExitCode::SUCCESS),
         Command::With(options) => with::run(&options),
     };
     outcome.unwrap_or_else(|error| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{bench, command, install, test_programs};
+use crate::{bench, command, install, instructions, test_programs};
 
 /// The backends of `database-locks`, each of which builds alone and with any others. The feature
 /// `macros`, which only adds a name, is checked without any and with all of them.
@@ -42,6 +42,8 @@ enum Step {
     Tests,
     /// Runs the examples, and the README's first command.
     Examples,
+    /// Counts the instructions of core's hot paths.
+    Instructions,
     /// Runs each work of the benchmark for a moment.
     Bench,
 }
@@ -65,6 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 test_programs::run_all(&options.arguments, Duration::from_secs(options.limit))
             }
             Step::Examples => examples(),
+            Step::Instructions => instructions::run(&instructions::Options::default()),
             Step::Bench => bench::bench(&["--smoke".to_owned()]),
         };
         done.with_context(|| {
