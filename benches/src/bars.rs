@@ -100,11 +100,11 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
         bars.push(&format!("{}: 8 connections a process", on.name()), ratio, 1.0);
 
         let held = "100000 leases, TTL 30s";
-        let cpu = bars.ours(Workload::Hold, held, on, "client_cpu_seconds");
-        let seconds = bars.ours(Workload::Hold, held, on, "seconds");
+        let cpu = bars.ours(Workload::HoldMany, held, on, "client_cpu_seconds");
+        let seconds = bars.ours(Workload::HoldMany, held, on, "seconds");
         let busy = cpu.zip(seconds).map(|(cpu, seconds)| 100.0 * cpu / seconds);
-        let bytes = bars.ours(Workload::Hold, held, on, "bytes_per_lease");
-        let lost = bars.ours(Workload::Hold, held, on, "lost");
+        let bytes = bars.ours(Workload::HoldMany, held, on, "bytes_per_lease");
+        let lost = bars.ours(Workload::HoldMany, held, on, "lost");
         let none = lost.map(|lost| if lost == 0.0 { 1.0 } else { 0.0 });
         let name = |what: &str| format!("{}: 100,000 leases: {what}", on.name());
         bars.push(&name("none lost"), none, 1.0);

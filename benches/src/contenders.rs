@@ -104,6 +104,7 @@ const EVERYTHING: &[Workload] = &[
     Recovery,
     Renew,
     Hold,
+    HoldMany,
     Wait,
     Fleet,
     Old,
@@ -165,7 +166,7 @@ pub(crate) fn all() -> Vec<Contender> {
             Abandon,
         ],
     ));
-    all.push(of(OURS, Memory, Ours, "ours", 0, &[Pairs, Hot, Readers, Permits, Hold]));
+    all.push(of(OURS, Memory, Ours, "ours", 0, &[Pairs, Hot, Readers, Permits, Hold, HoldMany]));
 
     all.push(of(OURS, Memory, Program::Allocations, "ours", 0, &[Allocations]));
 

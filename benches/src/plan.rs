@@ -22,6 +22,7 @@ pub(crate) enum Workload {
     Permits,
     Renew,
     Hold,
+    HoldMany,
     Wait,
     Fleet,
     Old,
@@ -30,7 +31,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 20] = [
+    pub(crate) const ALL: [Workload; 21] = [
         Workload::Count,
         Workload::Alone,
         Workload::Pairs,
@@ -46,6 +47,7 @@ impl Workload {
         Workload::Permits,
         Workload::Renew,
         Workload::Hold,
+        Workload::HoldMany,
         Workload::Wait,
         Workload::Fleet,
         Workload::Old,
@@ -70,6 +72,7 @@ impl Workload {
             Workload::Permits => "Permits of one name, for three TTLs of 3 s",
             Workload::Renew => "Renewing leases",
             Workload::Hold => "Holding leases",
+            Workload::HoldMany => "Holding a hundred thousand leases",
             Workload::Wait => "Waiting for names that somebody else holds",
             Workload::Fleet => "A fleet of processes that wait for one leader",
             Workload::Old => "A table of a million old rows",
@@ -111,12 +114,12 @@ pub(crate) fn old_rows(effort: Effort) -> usize {
 pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     let smoke = effort == Effort::Smoke;
     let (rounds, for_ms) = match effort {
-        Effort::Full => (3, 1_500),
+        Effort::Full => (3, 1_000),
         Effort::Quick => (2, 800),
         Effort::Smoke => (1, 150),
     };
-    // Whatever works with leases of some seconds is long by itself.
-    let once = 1;
+    // What has fewer rounds is long by itself, or a variation of what has more.
+    let (twice, once) = (rounds.min(2), 1);
     let by = |full: &[usize], quick: &[usize], smoke: &[usize]| match effort {
         Effort::Full => full.to_vec(),
         Effort::Quick => quick.to_vec(),
@@ -128,7 +131,10 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             name: if processes > 1 { format!("{processes} processes") } else { tasks(count) },
             work: Work::Pairs { tasks: count, names, hold_ms, for_ms },
             processes,
-            rounds,
+            rounds: match workload {
+                Workload::Alone | Workload::Pairs | Workload::PairsProcesses => rounds,
+                _ => twice,
+            },
         };
         sizes.into_iter().map(size).collect()
     };
@@ -150,6 +156,13 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             .collect()
     };
     let one = |name: String, work, processes, rounds| Variant { name, work, processes, rounds };
+    let hold = |sizes: Vec<usize>, ttl_ms, for_ms| -> Vec<Variant> {
+        let size = |leases| {
+            let name = format!("{leases} leases, TTL {:?}", Duration::from_millis(ttl_ms));
+            one(name, Work::Hold { leases, ttl_ms, for_ms }, 1, once)
+        };
+        sizes.into_iter().map(size).collect()
+    };
     match workload {
         Workload::Count => {
             let pairs = if smoke { 5 } else { 200 };
@@ -164,8 +177,8 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         Workload::Hot => hot(8, 1),
         Workload::HotProcesses => hot(1, if smoke { 2 } else { 8 }),
         Workload::HandOver => {
-            let for_ms = if smoke { 300 } else { 3 * for_ms };
-            vec![one("two processes".into(), Work::HandOver { for_ms }, 2, rounds)]
+            let for_ms = if smoke { 300 } else { 4 * for_ms };
+            vec![one("two processes".into(), Work::HandOver { for_ms }, 2, twice)]
         }
         Workload::Recovery => {
             let ttl_ms = if smoke { 500 } else { 2_000 };
@@ -186,22 +199,15 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
                 .collect()
         }
         Workload::Hold => {
-            let sizes = by(&[1_000, 10_000, 100_000], &[10_000], &[50]);
-            sizes
-                .into_iter()
-                .map(|leases| {
-                    // Two TTLs, so that each is renewed several times.
-                    let ttl_ms = match leases {
-                        100_000 => 30_000,
-                        _ if smoke => 500,
-                        _ => 6_000,
-                    };
-                    let for_ms = if leases == 100_000 { ttl_ms } else { 2 * ttl_ms };
-                    let name = format!("{leases} leases, TTL {:?}", Duration::from_millis(ttl_ms));
-                    one(name, Work::Hold { leases, ttl_ms, for_ms }, 1, once)
-                })
-                .collect()
+            // Two TTLs, so that each is renewed several times.
+            let ttl_ms = if smoke { 500 } else { 6_000 };
+            hold(by(&[1_000, 10_000], &[10_000], &[50]), ttl_ms, 2 * ttl_ms)
         }
+        Workload::HoldMany => match effort {
+            Effort::Full => hold(vec![100_000], 30_000, 30_000),
+            Effort::Quick => Vec::new(),
+            Effort::Smoke => hold(vec![100], 500, 500),
+        },
         Workload::Wait => by(&[200, 5_000], &[5_000], &[10])
             .into_iter()
             .map(|names| {

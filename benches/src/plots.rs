@@ -108,13 +108,15 @@ fn distribution(results: &Results, on: On, system: &str) -> Vec<(f64, f64)> {
 }
 
 fn cost(results: &Results, on: On) -> Vec<(f64, f64)> {
-    let variants = results.variants(Workload::Hold, on);
-    let point = |variant: &String| {
+    let sizes = [Workload::Hold, Workload::HoldMany].into_iter().flat_map(|workload| {
+        results.variants(workload, on).into_iter().map(move |variant| (workload, variant))
+    });
+    let point = |(workload, variant): (Workload, String)| {
         let leases: f64 = variant.split(' ').next()?.parse().ok()?;
-        let of = |name| results.median(Workload::Hold, variant, on, OURS, name);
+        let of = |name| results.median(workload, &variant, on, OURS, name);
         Some((leases, 100.0 * of("client_cpu_seconds")? / of("seconds")?))
     };
-    variants.iter().filter_map(point).filter(|(_, y)| *y > 0.0).collect()
+    sizes.filter_map(point).filter(|(_, y)| *y > 0.0).collect()
 }
 
 struct Plot<'a> {

@@ -133,7 +133,7 @@ fn shown(workload: Workload) -> (&'static str, Vec<Column>) {
                 ERRORS,
             ],
         ),
-        Workload::Hold => (
+        Workload::Hold | Workload::HoldMany => (
             "One process keeps so many leases alive. The memory is what the process grew by while it \
              acquired them.",
             vec![

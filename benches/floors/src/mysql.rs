@@ -257,12 +257,12 @@ impl Seed {
     async fn try_acquire(&self, name: &str, owner: &str) -> Result<bool> {
         let mut connection = take(&self.pool).await?;
         let acquired = match Self::look(&mut connection, name).await? {
-            None => match connection.execute(1, (name, owner, TTL)).await {
-                Ok(inserted) => inserted == 1,
-                // Two that look for a row that is not there, and then insert it, are in each other's way.
-                Err(error) if is_deadlock(&error) => return Ok(false),
-                Err(error) => return Err(error),
-            },
+            // Two that look for a row that is not there, and then insert it, deadlock: so it is inserted after the
+            // transaction, which the seed does within.
+            None => {
+                connection.conn.query_drop("rollback").await?;
+                return Ok(connection.execute(1, (name, owner, TTL)).await? == 1);
+            }
             Some((_, _, Some(true))) => false,
             Some((id, ..)) => connection.execute(2, (owner, TTL, id)).await? == 1,
         };
@@ -294,10 +294,6 @@ impl System for Seed {
             _ => bail!("it was not held any more"),
         }
     }
-}
-
-fn is_deadlock(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Error::Server(error)) if error.code == 1213)
 }
 
 /// A session's lock, which pins its connection for as long as it is held, or waited for.
