@@ -15,8 +15,8 @@ use crate::command;
 /// What has been counted before, and by which compiler.
 const BASELINE: &str = "instructions/baseline.txt";
 
-/// Ten counts of one program differ by less than a ten-thousandth. The rest is for the C library and the processor,
-/// for which it chooses other code.
+/// Counts of one program differ by a thousandth, since hashes have random seeds. The rest is for the C library and the
+/// processor, for which it chooses other code.
 const TOLERANCE_PERCENT: u64 = 2;
 
 /// What is counted: a name, the program's argument, and a small and a large number of times. What comes before and
