@@ -135,7 +135,7 @@ fn bad_usage_is_64() {
 #[test]
 fn a_lease_that_expired_is_respected_for_a_grace() {
     let place = Place::new();
-    let sleep = ["run", "--ttl", "300ms", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"];
+    let sleep = ["run", "--ttl", "5s", "n", "--", "sh", "-c", "echo $$ > held; exec sleep 600"];
     let mut holder = place.dblock(&sleep).spawn().unwrap();
     place.pid("held");
     holder.kill().unwrap();
@@ -153,7 +153,7 @@ fn a_lock_that_is_held_is_not_obtained() {
     let mut holder = holder.spawn().unwrap();
     place.pid("held");
     assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 75);
-    let waited = place.output(&["run", "--timeout", "300ms", "n", "--", "true"]);
+    let waited = place.output(&["run", "--timeout", "3s", "n", "--", "true"]);
     assert_eq!(waited.status.code(), Some(75));
     let said = String::from_utf8(waited.stderr).unwrap();
     assert!(said.contains(&format!(".{}", holder.id())), "names the holder: {said}");
@@ -298,7 +298,7 @@ fn a_dblock_that_is_stopped_past_its_ttl_loses_its_command_first() {
 fn a_guardian_that_dies_is_replaced() {
     let place = Place::new();
     let mut holder =
-        place.dblock(&["run", "--ttl", "3s", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
+        place.dblock(&["run", "--ttl", "1m", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
     let grandchild = place.pid("grandchild");
     let children = format!("/proc/{0}/task/{0}/children", holder.id());
     let guardian = || {
@@ -338,7 +338,10 @@ fn a_pipe_that_the_user_handed_over_is_not_kept_open() {
 async fn a_lease_that_is_released_by_force_ends_the_command() {
     use database_locks::{Connect, Locks};
     let place = Place::new();
-    let holder = place.dblock(&["run", "--ttl", "2s", "n", "--", "sh", "-c", GRANDCHILD]).spawn();
+    // Renewed twice a second, and far from expiring.
+    let often =
+        ["run", "--ttl", "60s", "--renew-before", "59.5s", "n", "--", "sh", "-c", GRANDCHILD];
+    let holder = place.dblock(&often).spawn();
     let holder = holder.unwrap();
     let grandchild = place.pid("grandchild");
     let url = format!("sqlite:{}", place.path("locks.db").display());

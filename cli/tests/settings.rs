@@ -141,7 +141,7 @@ fn the_status_file_shows_idle_however_it_ends() {
     assert_eq!(waiting.wait().unwrap().code(), Some(130));
     assert_eq!(read(&status), "0");
 
-    assert_eq!(place.code(file, &["run", "--timeout", "0.3", "n", "--", "true"]), 75);
+    assert_eq!(place.code(file, &["run", "--timeout", "2", "n", "--", "true"]), 75);
     assert_eq!(read(&status), "0");
     assert_eq!(place.code(file, &["run", "--no-wait", "n", "--", "true"]), 75);
     assert_eq!(read(&status), "0");
@@ -233,14 +233,14 @@ fn a_busy_lock_is_asked_for_again_as_told() {
     let holder = place.hold(&[], &[]);
     assert_eq!(place.code(&[], &["run", "--retry", "never", "n", "--", "true"]), 75);
     assert_eq!(place.code(&[], &["run", "--retry", "0", "n", "--", "true"]), 75);
-    let wait = |retry| {
+    let wait = |retry, timeout: &[&str]| {
         let log = fs::File::create(place.path(retry)).unwrap();
-        let run = ["run", "--retry", retry, "--timeout", "4", "n", "--", "true"];
+        let run = [&["run", "--retry", retry], timeout, &["n", "--", "true"]].concat();
         let waiter = place.dblock(&[], &run).stderr(log).spawn().unwrap();
         await_that("it waits", || read(&place.path(retry)).contains("waiting"));
         waiter
     };
-    let (mut seldom, mut often) = (wait("1h"), wait("50ms"));
+    let (mut seldom, mut often) = (wait("1h", &["--timeout", "4"]), wait("50ms", &[]));
     place.let_go(holder);
     assert_eq!(often.wait().unwrap().code(), Some(0));
     assert_eq!(seldom.wait().unwrap().code(), Some(75), "it did not look again in time");

@@ -12,6 +12,9 @@ use crate::harness::Outcome;
 
 /// How long leases live here: what is lost is noticed by a renewal, within this time.
 const TTL: Duration = Duration::from_secs(2);
+/// How often a lease of [`LONG`] is renewed that must not expire, on any machine, before a renewal tells what became of
+/// it.
+const RENEWED_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn taken_lease_raises_the_signal(context: Context) -> Outcome {
     let (here, there) = (context.locks().await?, context.locks().await?);
@@ -30,7 +33,7 @@ pub(crate) async fn taken_lease_raises_the_signal(context: Context) -> Outcome {
 pub(crate) async fn forced_lease_raises_the_signal(context: Context) -> Outcome {
     let (here, there) = (context.locks().await?, context.locks().await?);
     let name = context.name("one");
-    let guard = here.lock(&name).ttl(TTL).acquire().await?;
+    let guard = here.lock(&name).ttl(LONG).renew_before(LONG - RENEWED_EVERY).acquire().await?;
     force(&there, &guard).await?;
     let reason = soon("the loss is signalled", guard.lost()).await;
     assert_eq!(reason, LossReason::Forced, "the holder must learn why");
@@ -47,7 +50,7 @@ pub(crate) async fn forced_lease_raises_the_signal(context: Context) -> Outcome 
 pub(crate) async fn deleted_row_raises_the_signal(context: Context) -> Outcome {
     let locks = context.locks().await?;
     let name = context.name("one");
-    let guard = locks.lock(&name).ttl(TTL).acquire().await?;
+    let guard = locks.lock(&name).ttl(LONG).renew_before(LONG - RENEWED_EVERY).acquire().await?;
     context.harness().delete_row(&name).await?;
     let reason = soon("the loss is signalled", guard.lost()).await;
     assert_eq!(reason, LossReason::Deleted, "the holder must learn why");
@@ -82,7 +85,8 @@ pub(crate) async fn normal_release_raises_no_signal(context: Context) -> Outcome
 
 pub(crate) async fn late_subscriber_sees_the_signal(context: Context) -> Outcome {
     let (here, there) = (context.locks().await?, context.locks().await?);
-    let guard = here.lock(context.name("one")).ttl(TTL).acquire().await?;
+    let request = here.lock(context.name("one")).ttl(LONG).renew_before(LONG - RENEWED_EVERY);
+    let guard = request.acquire().await?;
     force(&there, &guard).await?;
     let reason = soon("the loss is signalled", guard.lost()).await;
     let late = soon("who comes late is told", guard.lease().lost()).await;
@@ -183,7 +187,8 @@ pub(crate) async fn callback_runs_once(context: Context) -> Outcome {
     let calls = Arc::new(AtomicUsize::new(0));
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let count = Arc::clone(&calls);
-    let request = here.lock(context.name("one")).ttl(TTL).on_lost(move |reason| {
+    let request = here.lock(context.name("one")).ttl(LONG).renew_before(LONG - RENEWED_EVERY);
+    let request = request.on_lost(move |reason| {
         count.fetch_add(1, Ordering::SeqCst);
         let _ = tell.send(reason);
     });

@@ -90,7 +90,9 @@ pub(crate) async fn explicit_owner_joins_in_process_and_frees_with_the_last_guar
 pub(crate) async fn superseded_guard_learns_it(context: Context) -> Outcome {
     let (here, there) = (context.locks().await?, context.locks().await?);
     let name = context.name("one");
-    let old = here.lock(&name).owner("worker").ttl(std::time::Duration::from_secs(2));
+    // It cannot expire before a renewal tells what became of it.
+    let renew_before = LONG - std::time::Duration::from_secs(1);
+    let old = here.lock(&name).owner("worker").ttl(LONG).renew_before(renew_before);
     let old = old.acquire().await?;
     let request = there.lock(&name).owner("worker").ttl(LONG);
     let new = soon("the owner supersedes itself", request.acquire()).await?;
