@@ -14,14 +14,25 @@ use crate::{fetch_mysql, fetch_python};
 const NEEDED: [Binaries; 9] =
     [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME, REDIS, ETCD];
 
-/// What etcd's client is built with.
-const PROTOC: Binaries = Binaries {
-    name: "protoc",
-    package: "protobuf-compiler",
-    programs: &["protoc"],
-    folders: &["/usr/bin"],
-    folder_command: &[],
-};
+/// What the benchmark's peers are built with: etcd's client, and the drivers of distributed-lock.
+const FOR_PEERS: [Binaries; 4] = [
+    under_usr("protoc", "protobuf-compiler", &["bin/protoc"]),
+    under_usr(
+        "protobuf's own types",
+        "libprotobuf-dev",
+        &["include/google/protobuf/timestamp.proto"],
+    ),
+    under_usr("openssl's headers", "libssl-dev", &["include/openssl/ssl.h"]),
+    under_usr("pkg-config", "pkg-config", &["bin/pkg-config"]),
+];
+
+const fn under_usr(
+    name: &'static str,
+    package: &'static str,
+    files: &'static [&'static str],
+) -> Binaries {
+    Binaries { name, package, programs: files, folders: &["/usr"], folder_command: &[] }
+}
 
 /// Installs the servers that are missing, and a Python with Django, where that is possible, and otherwise says what to
 /// do.
@@ -31,7 +42,7 @@ pub(crate) fn whatever_is_missing() -> Result<()> {
 
 /// As [`whatever_is_missing`], and what only the benchmark's peers are built with.
 pub(crate) fn whatever_is_missing_for_peers() -> Result<()> {
-    whatever_is_missing_of(&[&NEEDED[..], &[PROTOC]].concat())
+    whatever_is_missing_of(&[&NEEDED[..], &FOR_PEERS].concat())
 }
 
 fn whatever_is_missing_of(needed: &[Binaries]) -> Result<()> {
