@@ -141,7 +141,7 @@ pub(crate) fn all() -> Vec<Contender> {
             Ours,
             "ours",
             0,
-            &[Pairs, Fresh, Hot, HotProcesses, Readers, HandOver, Renew, Hold, Wait, Count],
+            &[Pairs, Fresh, Hot, HotProcesses, HandOver, Renew, Count],
         ));
     }
     all.push(of(

@@ -114,7 +114,7 @@ pub(crate) fn old_rows(effort: Effort) -> usize {
 pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     let smoke = effort == Effort::Smoke;
     let (rounds, for_ms) = match effort {
-        Effort::Full => (3, 1_000),
+        Effort::Full => (3, 800),
         Effort::Quick => (2, 800),
         Effort::Smoke => (1, 150),
     };
@@ -140,8 +140,8 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     };
     let hot = |count, processes: usize| {
         let name = if processes > 1 { format!("{processes} processes") } else { tasks(count) };
-        let for_ms = if smoke { 150 } else { 2 * for_ms };
-        vec![Variant { name, work: Work::Hot { tasks: count, for_ms }, processes, rounds }]
+        let for_ms = if smoke { 150 } else { 3 * for_ms };
+        vec![Variant { name, work: Work::Hot { tasks: count, for_ms }, processes, rounds: twice }]
     };
     let crowd = |share: fn(usize) -> Share, what: &str| -> Vec<Variant> {
         let ttl_ms = if smoke { 500 } else { 3_000 };
@@ -177,12 +177,12 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         Workload::Hot => hot(8, 1),
         Workload::HotProcesses => hot(1, if smoke { 2 } else { 8 }),
         Workload::HandOver => {
-            let for_ms = if smoke { 300 } else { 4 * for_ms };
+            let for_ms = if smoke { 300 } else { 5 * for_ms };
             vec![one("two processes".into(), Work::HandOver { for_ms }, 2, twice)]
         }
         Workload::Recovery => {
             let ttl_ms = if smoke { 500 } else { 2_000 };
-            vec![one(format!("TTL {ttl_ms} ms"), Work::Once { ttl_ms }, 1, rounds)]
+            vec![one(format!("TTL {ttl_ms} ms"), Work::Once { ttl_ms }, 1, twice)]
         }
         Workload::Readers => crowd(|_| Share::Read, "readers"),
         Workload::Permits => {
@@ -194,7 +194,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             sizes
                 .into_iter()
                 .map(|leases| {
-                    one(format!("{leases} leases"), Work::Renew { leases, times }, 1, rounds)
+                    one(format!("{leases} leases"), Work::Renew { leases, times }, 1, twice)
                 })
                 .collect()
         }
@@ -229,7 +229,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             vec![one("memory".into(), Work::Allocations { times: 1_000 }, 1, once)]
         }
         Workload::Abandon => {
-            let names = if smoke { 10 } else { 300 };
+            let names = if smoke { 10 } else { 150 };
             vec![one(format!("{names} acquires"), Work::Abandon { names }, 1, once)]
         }
     }
