@@ -73,7 +73,10 @@ impl Galera {
     /// As [`start`](Self::start).
     pub fn shared() -> Result<&'static Galera> {
         static SHARED: OnceLock<Result<Galera, String>> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| Galera::start().map_err(|error| format!("{error:#}")));
+        let shared = SHARED.get_or_init(|| {
+            let builder = Galera::builder().failure_detection(FailureDetection::Patient);
+            builder.start().map_err(|error| format!("{error:#}"))
+        });
         shared.as_ref().map_err(|message| anyhow!(message.clone()))
     }
 
@@ -324,6 +327,9 @@ pub enum FailureDetection {
     Quick,
     /// Galera's own defaults: 5 s and 15 s.
     Defaults,
+    /// 30 s and 60 s, for where no node fails: a busy machine can starve one for seconds, and whoever is given up
+    /// refuses everything until it has joined again.
+    Patient,
 }
 
 impl FailureDetection {
@@ -334,6 +340,10 @@ impl FailureDetection {
                  evs.inactive_timeout=PT4S;evs.install_timeout=PT4S;gmcast.peer_timeout=PT2S;"
             }
             FailureDetection::Defaults => "",
+            FailureDetection::Patient => {
+                "evs.suspect_timeout=PT30S;evs.inactive_timeout=PT60S;evs.install_timeout=PT60S;\
+                 gmcast.peer_timeout=PT30S;"
+            }
         }
     }
 }
