@@ -48,7 +48,11 @@ impl Store {
     }
 
     fn config_of(&self, access: &Access) -> PostgresConfig {
-        PostgresConfig::from_url(access.url()).unwrap().schema(&self.schema).unwrap()
+        let url = access.url();
+        let more = if url.contains('?') { '&' } else { '?' };
+        // A busy machine may take more than the default to let many in at once.
+        let url = format!("{url}{more}connect_timeout=60");
+        PostgresConfig::from_url(&url).unwrap().schema(&self.schema).unwrap()
     }
 
     pub async fn backend(&self) -> PostgresBackend {
