@@ -230,10 +230,7 @@ async fn on_mysqld<P: Product>(name: &str) -> String {
 
 async fn on_galera() -> String {
     // However busy the machine is, the nodes stay together.
-    let cluster = Galera::builder()
-        .failure_detection(FailureDetection::Defaults)
-        .provider_option("evs.suspect_timeout", "PT2M")
-        .provider_option("evs.inactive_timeout", "PT4M");
+    let cluster = Galera::builder().failure_detection(FailureDetection::Patient);
     let cluster = spawn_blocking(|| cluster.start()).await.unwrap().unwrap();
     mysql_rows("galera", cluster.node(0)).await
 }

@@ -327,23 +327,28 @@ pub enum FailureDetection {
     Quick,
     /// Galera's own defaults: 5 s and 15 s.
     Defaults,
-    /// 30 s and 60 s, for where no node fails: a busy machine can starve one for seconds, and whoever is given up
-    /// refuses everything until it has joined again.
+    /// Two minutes and four, once the nodes have found each other: for where none fails. A busy machine can starve a
+    /// node for seconds, and whoever is given up refuses everything until it has joined again.
     Patient,
 }
 
 impl FailureDetection {
     fn provider_options(self) -> &'static str {
         match self {
-            FailureDetection::Quick => {
+            // Nodes do not find each other if they wait for long for one that has to connect once more.
+            FailureDetection::Quick | FailureDetection::Patient => {
                 "evs.keepalive_period=PT0.5S;evs.inactive_check_period=PT0.25S;evs.suspect_timeout=PT2S;\
                  evs.inactive_timeout=PT4S;evs.install_timeout=PT4S;gmcast.peer_timeout=PT2S;"
             }
             FailureDetection::Defaults => "",
-            FailureDetection::Patient => {
-                "evs.suspect_timeout=PT30S;evs.inactive_timeout=PT60S;evs.install_timeout=PT60S;\
-                 gmcast.peer_timeout=PT30S;"
-            }
+        }
+    }
+
+    /// What is set once the nodes have found each other, in this order.
+    fn provider_options_later(self) -> &'static [&'static str] {
+        match self {
+            FailureDetection::Quick | FailureDetection::Defaults => &[],
+            FailureDetection::Patient => &["evs.inactive_timeout=PT4M", "evs.suspect_timeout=PT2M"],
         }
     }
 }
@@ -392,11 +397,11 @@ impl GaleraBuilder {
     pub fn start(self) -> Result<Galera> {
         for _ in 0..10 {
             match self.start_on_free_ports() {
-                Err(error) if port_was_taken(&error) => {}
+                Err(error) if port_was_taken(&error) || has_not_met(&error) => {}
                 started => return started,
             }
         }
-        bail!("ten times in turn a free port was taken by somebody else")
+        bail!("ten times in turn a free port was taken by somebody else, or the nodes did not meet")
     }
 
     fn start_on_free_ports(&self) -> Result<Galera> {
@@ -421,6 +426,11 @@ impl GaleraBuilder {
         for node in &cluster.nodes {
             let all = NODES.to_string();
             node.wait_for("see all", || Ok(node.status("wsrep_cluster_size")? == all))?;
+        }
+        for node in &cluster.nodes {
+            for option in self.failure_detection.provider_options_later() {
+                node.sql(&format!("SET GLOBAL wsrep_provider_options = '{option}'"))?;
+            }
         }
         Ok(cluster)
     }
@@ -460,6 +470,11 @@ impl GaleraBuilder {
             process: Process::stopped(folder, port, launch),
         })
     }
+}
+
+/// Whether a node did not find the others, as where the machine is busy in that moment.
+fn has_not_met(error: &anyhow::Error) -> bool {
+    error.to_string().contains("failed to reach primary view")
 }
 
 /// Ports that are free and different.
