@@ -52,9 +52,10 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
     bars.more(On::Sqlite, processes, NAIVE, 3.0);
 
     for on in TABLES {
-        for (workload, size) in
-            [(Workload::Readers, "3000 readers"), (Workload::Permits, "3000 permits")]
-        {
+        for (workload, size) in [
+            (Workload::Readers, "3000 readers, TTL 3s"),
+            (Workload::Permits, "3000 permits, TTL 3s"),
+        ] {
             let lost = bars.ours(workload, size, on, "lost");
             let none = lost.map(|lost| if lost == 0.0 { 1.0 } else { 0.0 });
             bars.push(&format!("{}: {size}: none lost", on.name()), none, 1.0);

@@ -68,14 +68,14 @@ impl Workload {
             Workload::HotProcesses => "One hot name, eight processes",
             Workload::HandOver => "Hand-over between two processes",
             Workload::Recovery => "Recovery after kill -9 of a holder",
-            Workload::Readers => "Readers of one name, for three TTLs of 3 s",
-            Workload::Permits => "Permits of one name, for three TTLs of 3 s",
+            Workload::Readers => "Readers of one name, for three TTLs",
+            Workload::Permits => "Permits of one name, for three TTLs",
             Workload::Renew => "Renewing leases",
             Workload::Hold => "Holding leases",
             Workload::HoldMany => "Holding a hundred thousand leases",
             Workload::Wait => "Waiting for names that somebody else holds",
             Workload::Fleet => "A fleet of processes that wait for one leader",
-            Workload::Old => "A table of a million old rows",
+            Workload::Old => "A table with many old rows",
             Workload::Abandon => "Acquires that are given up half-way",
             Workload::Allocations => "Allocations of a pair, and of a lease that is held",
         }
@@ -107,7 +107,11 @@ pub(crate) struct Variant {
 
 /// How many rows the table of [`Workload::Old`] has.
 pub(crate) fn old_rows(effort: Effort) -> usize {
-    if effort == Effort::Smoke { 1_000 } else { 1_000_000 }
+    match effort {
+        Effort::Full => 1_000_000,
+        Effort::Quick => 100_000,
+        Effort::Smoke => 1_000,
+    }
 }
 
 /// The sizes of a kind of work.
@@ -115,7 +119,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     let smoke = effort == Effort::Smoke;
     let (rounds, for_ms) = match effort {
         Effort::Full => (3, 800),
-        Effort::Quick => (2, 800),
+        Effort::Quick => (1, 600),
         Effort::Smoke => (1, 150),
     };
     // What has fewer rounds is long by itself, or a variation of what has more.
@@ -144,11 +148,15 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         vec![Variant { name, work: Work::Hot { tasks: count, for_ms }, processes, rounds: twice }]
     };
     let crowd = |share: fn(usize) -> Share, what: &str| -> Vec<Variant> {
-        let ttl_ms = if smoke { 500 } else { 3_000 };
+        let ttl_ms = match effort {
+            Effort::Full => 3_000,
+            Effort::Quick => 2_000,
+            Effort::Smoke => 500,
+        };
         by(&[100, 1_000, 3_000], &[1_000], &[10])
             .into_iter()
             .map(|holders| Variant {
-                name: format!("{holders} {what}"),
+                name: format!("{holders} {what}, TTL {:?}", Duration::from_millis(ttl_ms)),
                 work: Work::Crowd { holders, share: share(holders), ttl_ms },
                 processes: 1,
                 rounds: once,
@@ -169,7 +177,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             vec![one("a pair".into(), Work::Count { pairs }, 1, once)]
         }
         Workload::Alone => pairs(vec![1], Names::Known, 0, 1),
-        Workload::Pairs => pairs(by(&[1, 8, 64, 512], &[1, 8, 512], &[1, 8]), Names::Known, 0, 1),
+        Workload::Pairs => pairs(by(&[1, 8, 64, 512], &[1, 512], &[1, 8]), Names::Known, 0, 1),
         Workload::PairsProcesses => pairs(vec![1], Names::Known, 0, if smoke { 2 } else { 8 }),
         Workload::Fresh => pairs(by(&[1, 64, 512], &[512], &[8]), Names::Fresh, 0, 1),
         Workload::Work => pairs(by(&[64, 512], &[512], &[8]), Names::Known, 10, 1),
@@ -200,7 +208,11 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         }
         Workload::Hold => {
             // Two TTLs, so that each is renewed several times.
-            let ttl_ms = if smoke { 500 } else { 6_000 };
+            let ttl_ms = match effort {
+                Effort::Full => 6_000,
+                Effort::Quick => 3_000,
+                Effort::Smoke => 500,
+            };
             hold(by(&[1_000, 10_000], &[10_000], &[50]), ttl_ms, 2 * ttl_ms)
         }
         Workload::HoldMany => match effort {
@@ -208,7 +220,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             Effort::Quick => Vec::new(),
             Effort::Smoke => hold(vec![100], 500, 500),
         },
-        Workload::Wait => by(&[200, 5_000], &[5_000], &[10])
+        Workload::Wait => by(&[200, 5_000], &[200], &[10])
             .into_iter()
             .map(|names| {
                 let for_ms = if smoke { 300 } else { 5_000 };
@@ -224,12 +236,18 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             let work = Work::Wait { names: 1, for_ms };
             vec![one(format!("{processes} processes"), work, processes, once)]
         }
-        Workload::Old => pairs(by(&[1, 64], &[64], &[8]), Names::Known, 0, 1),
+        Workload::Old => {
+            let mut sizes = pairs(by(&[1, 64], &[64], &[8]), Names::Known, 0, 1);
+            for size in &mut sizes {
+                size.name += &format!(", {} rows", old_rows(effort));
+            }
+            sizes
+        }
         Workload::Allocations => {
             vec![one("memory".into(), Work::Allocations { times: 1_000 }, 1, once)]
         }
         Workload::Abandon => {
-            let names = if smoke { 10 } else { 150 };
+            let names = by(&[150], &[50], &[10])[0];
             vec![one(format!("{names} acquires"), Work::Abandon { names }, 1, once)]
         }
     }

@@ -157,9 +157,7 @@ fn shown(workload: Workload) -> (&'static str, Vec<Column>) {
                 ERRORS,
             ],
         ),
-        Workload::Old => {
-            ("As the pairs above, beside a million rows of names that nobody uses.", pairs)
-        }
+        Workload::Old => ("As the pairs above, beside many rows of names that nobody uses.", pairs),
         Workload::Allocations => (
             "The memory backend, with the engine on the caller's thread; exact.",
             vec![
