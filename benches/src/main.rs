@@ -32,7 +32,7 @@ const SMOKE: [On; 4] = [On::Postgres, On::MariaDb, On::Sqlite, On::Memory];
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Measures database-locks beside its peers")]
 struct Options {
-    /// Fewer sizes and one round: a quarter of an hour.
+    /// Fewer sizes and one round: within ten minutes.
     #[arg(long, conflicts_with = "smoke")]
     quick: bool,
     /// Each work for a moment, without the peers: does all of it run?

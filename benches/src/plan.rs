@@ -119,7 +119,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     let smoke = effort == Effort::Smoke;
     let (rounds, for_ms) = match effort {
         Effort::Full => (3, 800),
-        Effort::Quick => (1, 600),
+        Effort::Quick => (1, 400),
         Effort::Smoke => (1, 150),
     };
     // What has fewer rounds is long by itself, or a variation of what has more.
@@ -150,10 +150,10 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
     let crowd = |share: fn(usize) -> Share, what: &str| -> Vec<Variant> {
         let ttl_ms = match effort {
             Effort::Full => 3_000,
-            Effort::Quick => 2_000,
+            Effort::Quick => 1_000,
             Effort::Smoke => 500,
         };
-        by(&[100, 1_000, 3_000], &[1_000], &[10])
+        by(&[100, 1_000, 3_000], &[300], &[10])
             .into_iter()
             .map(|holders| Variant {
                 name: format!("{holders} {what}, TTL {:?}", Duration::from_millis(ttl_ms)),
@@ -198,7 +198,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         }
         Workload::Renew => {
             let sizes = by(&[1_000, 10_000], &[10_000], &[50]);
-            let times = if smoke { 1 } else { 3 };
+            let times = if effort == Effort::Full { 3 } else { 1 };
             sizes
                 .into_iter()
                 .map(|leases| {
@@ -210,7 +210,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             // Two TTLs, so that each is renewed several times.
             let ttl_ms = match effort {
                 Effort::Full => 6_000,
-                Effort::Quick => 3_000,
+                Effort::Quick => 2_000,
                 Effort::Smoke => 500,
             };
             hold(by(&[1_000, 10_000], &[10_000], &[50]), ttl_ms, 2 * ttl_ms)
@@ -223,14 +223,14 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
         Workload::Wait => by(&[200, 5_000], &[200], &[10])
             .into_iter()
             .map(|names| {
-                let for_ms = if smoke { 300 } else { 5_000 };
+                let for_ms = if smoke { 300 } else { 6 * for_ms };
                 one(format!("{names} names"), Work::Wait { names, for_ms }, 1, once)
             })
             .collect(),
         Workload::Fleet => {
             let (processes, for_ms) = match effort {
                 Effort::Full => (200, 10_000),
-                Effort::Quick => (50, 5_000),
+                Effort::Quick => (30, 2_000),
                 Effort::Smoke => (3, 300),
             };
             let work = Work::Wait { names: 1, for_ms };
