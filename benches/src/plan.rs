@@ -49,10 +49,11 @@ impl Workload {
         Workload::Hold,
         Workload::HoldMany,
         Workload::Wait,
-        Workload::Fleet,
         Workload::Old,
         Workload::Abandon,
         Workload::Allocations,
+        // The last, since a server that it has overwhelmed may take minutes to recover.
+        Workload::Fleet,
     ];
 
     pub(crate) fn title(self) -> &'static str {

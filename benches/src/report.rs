@@ -227,8 +227,8 @@ pub(crate) fn report(
 
 fn machine(out: &mut String) -> Result<()> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let said = |program: &str, argument: &str| {
-        let output = Command::new(program).arg(argument).output().map(|output| output.stdout);
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().map(|output| output.stdout);
         String::from_utf8_lossy(&output.unwrap_or_default()).trim().to_owned()
     };
     let cpus = read("/proc/cpuinfo");
@@ -249,11 +249,12 @@ fn machine(out: &mut String) -> Result<()> {
         .map_or("an unknown system", |name| name.trim_matches('"'));
     writeln!(
         out,
-        "On {}: {cores} cores of {model}, {:.0} GiB, {system}, Linux {}, {}.\n",
-        said("date", "+%Y-%m-%d"),
+        "On {}, commit {}: {cores} cores of {model}, {:.0} GiB, {system}, Linux {}, {}.\n",
+        said("date", &["+%Y-%m-%d"]),
+        said("git", &["rev-parse", "--short", "HEAD"]),
         kib / 1_048_576.0,
-        said("uname", "-r"),
-        said("rustc", "--version"),
+        said("uname", &["-r"]),
+        said("rustc", &["--version"]),
     )?;
     Ok(())
 }
