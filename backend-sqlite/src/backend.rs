@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::config::SqliteConfig;
 use crate::error::{BACKEND, classify, replaced};
 use crate::host::{Host, Identity, Moment, check_place, identity};
-use crate::sql::{BEGIN_WRITING, Sql};
+use crate::sql::{BEGIN_GRANTING, BEGIN_WRITING, Sql};
 
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 4_096;
@@ -84,6 +84,7 @@ impl SqliteBackend {
     async fn decide<I: Sync, O: Send>(
         &self,
         operation: &'static str,
+        begin: &'static str,
         items: &[&I],
         name: fn(&I) -> &LockName,
         decide: fn(&mut Ledger, &I, Moment) -> O,
@@ -94,7 +95,7 @@ impl SqliteBackend {
         let boot = self.host.boot;
         let mut connection = self.check_out(&self.writer, operation).await?;
         let answers = async {
-            let mut transaction = connection.open.begin_with(BEGIN_WRITING).await?;
+            let mut transaction = connection.open.begin_with(begin).await?;
             // The clock is read only now: the write lock may have been waited for.
             let now = self.host.now();
             let names = items.iter().map(|item| name(item));
@@ -185,6 +186,15 @@ impl SqliteBackend {
         }
     }
 
+    /// Whether what was written last has to survive a power failure.
+    #[cfg(test)]
+    pub(crate) async fn is_durable(&self) -> bool {
+        let mut kept = self.writer.0.lock().await;
+        let (open, _) = kept.as_mut().expect("something was written");
+        let level: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(open).await.unwrap();
+        level == 2
+    }
+
     fn classify(&self, error: sqlx::Error, operation: &'static str) -> Error {
         classify(error, &self.path, operation)
     }
@@ -203,7 +213,8 @@ impl LockBackend for SqliteBackend {
         let looked = self.look(claims).await?;
         let open: Vec<&Claim> =
             claims.iter().zip(&looked).filter(|(_, v)| v.is_none()).map(|(c, _)| c).collect();
-        let decided = self.decide("acquire", &open, |claim| &claim.name, acquire).await?;
+        let decided =
+            self.decide("acquire", BEGIN_GRANTING, &open, |claim| &claim.name, acquire).await?;
         let mut decided = decided.into_iter();
         Ok(looked.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect())
     }
@@ -212,6 +223,7 @@ impl LockBackend for SqliteBackend {
         let renewals: Vec<&Renewal> = renewals.iter().collect();
         self.decide(
             "renew",
+            BEGIN_WRITING,
             &renewals,
             |renewal| &renewal.lease.name,
             |ledger, renewal, now| ledger.renew(renewal, now.since_boot),
@@ -223,6 +235,7 @@ impl LockBackend for SqliteBackend {
         let leases: Vec<&LeaseId> = leases.iter().collect();
         self.decide(
             "release",
+            BEGIN_WRITING,
             &leases,
             |lease| &lease.name,
             |ledger, lease, now| ledger.release(lease, now.since_boot).0,

@@ -17,7 +17,13 @@ use uuid::Uuid;
 
 /// Takes the write lock of the file before anything is read, so that nobody can decide between
 /// the reading and the writing, and so that waiting for it is up to the busy timeout.
-pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+///
+/// What is committed survives the process, and a power failure only if the file is synchronized later:
+/// such a failure ends the boot, and with it all leases.
+pub(crate) const BEGIN_WRITING: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
+/// As [`BEGIN_WRITING`], and what is committed survives a power failure too: tokens have to.
+pub(crate) const BEGIN_GRANTING: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
 
 /// As [`BEGIN_WRITING`], and keeps readers out as well while the file is not in WAL mode yet.
 const BEGIN_ALONE: &str = "BEGIN EXCLUSIVE";

@@ -198,6 +198,21 @@ impl<F: Future> Future for Polls<F> {
 }
 
 #[tokio::test]
+async fn grants_alone_are_synchronized_to_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Clocks::at(SECOND, SECOND).backend(folder.path(), Uuid::from_u128(1)).await;
+    for lock in ["a", "b"] {
+        let lease = grant(&backend, &claim(lock, Share::ALL)).await;
+        assert!(backend.is_durable().await);
+        let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+        assert_eq!(backend.renew(&[renewal]).await.unwrap(), [Renewed::Alive]);
+        assert!(!backend.is_durable().await);
+        assert_eq!(backend.release(&[lease]).await.unwrap(), [Released::Freed]);
+        assert!(!backend.is_durable().await);
+    }
+}
+
+#[tokio::test]
 async fn future_that_is_dropped_anywhere_leaves_no_transaction_behind() {
     let folder = tempfile::tempdir().unwrap();
     let clocks = Clocks::at(500 * SECOND, 9_000 * SECOND);
