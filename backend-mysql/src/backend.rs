@@ -1,13 +1,13 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend,
-    LockName, Owner, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName,
+    Owner, Released, Renewal, Renewed, Result, Share, Token, Ttl, Verdict, async_trait,
 };
 
 use crate::config::MysqlConfig;
@@ -90,7 +90,11 @@ impl MysqlBackend {
 
     /// Runs a statement that defines a table, unless somebody else has done so just now.
     async fn define(&self, statement: &str) -> Result<()> {
-        match self.connections.shared().await?.run(statement).await {
+        // A large table takes longer to alter than any other statement may. For MariaDB alone: MySQL
+        // bounds only what reads.
+        let statement =
+            format!("/*M!100600 SET STATEMENT max_statement_time = 0 FOR */ {statement}");
+        match self.connections.shared().await?.run(&statement).await {
             Err(error) if error::waited_in_vain(&error) => Err(error::tables_in_use(error)),
             Err(error) if !error::is_defined_already(&error) => {
                 Err(error::from_driver(error, self.connections.place()))
@@ -311,25 +315,34 @@ impl MysqlBackend {
         Ok(seen.map_or(Taken::Contended, Taken::Open))
     }
 
-    /// Ends those of the leases that hold all of their lock, in one round trip. Answers for each
-    /// lease whether it was alive and has ended.
-    async fn end(&self, leases: &[LeaseId]) -> Result<Vec<bool>> {
-        let mut freed = vec![false; leases.len()];
-        let is_alone = |&i: &usize| leases[i].share.is_exclusive();
+    /// Gives those of the leases that hold all of their lock, and are the only ones of it that are asked
+    /// for, another end, in one round trip. Answers for each lease whether that was done.
+    async fn set_end(&self, urgent: bool, leases: &[(&LeaseId, Option<Ttl>)]) -> Result<Vec<bool>> {
+        let mut done = vec![false; leases.len()];
+        let mut asked: HashMap<&LockName, usize> = HashMap::new();
+        for (lease, _) in leases {
+            *asked.entry(&lease.name).or_default() += 1;
+        }
+        let is_alone =
+            |&i: &usize| leases[i].0.share.is_exclusive() && asked[&leases[i].0.name] == 1;
         let alone: Vec<usize> = (0..leases.len()).filter(is_alone).collect();
         if alone.is_empty() {
-            return Ok(freed);
+            return Ok(done);
         }
         let mut packet = Packet::default();
-        let ended = self.tables.end(&mut packet, alone.iter().map(|&i| &leases[i]));
-        match send(self.connections.shared().await?.once(), &packet).await {
+        let ended = self.tables.set_end(&mut packet, alone.iter().map(|&i| leases[i]));
+        let connection = self.connection(urgent).await?;
+        let is_release = alone.iter().any(|&i| leases[i].1.is_none());
+        // A second release would find that the first has ended the lease.
+        let connection = if is_release { connection.once() } else { connection };
+        match send(connection, &packet).await {
             Ok(answers) => {
                 for (i, at) in alone.into_iter().zip(ended) {
-                    freed[i] = answers[at].affected == 1;
+                    done[i] = answers[at].affected == 1;
                 }
-                Ok(freed)
+                Ok(done)
             }
-            Err(error) if error::is_conflict(&error) => Ok(freed),
+            Err(error) if error::is_conflict(&error) => Ok(done),
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -384,22 +397,23 @@ impl LockBackend for MysqlBackend {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
-        let renewals: Vec<&Renewal> = renewals.iter().collect();
-        self.decide(&RENEW, &renewals, None, true)
-            .await
-            .map_err(|error| error.with_operation("renew"))
+        let renew = async {
+            let ends: Vec<_> = renewals.iter().map(|r| (&r.lease, Some(r.ttl))).collect();
+            let done = self.set_end(true, &ends).await?;
+            let open: Vec<&Renewal> = left(renewals, &done).collect();
+            let decided = self.decide(&RENEW, &open, None, true).await?;
+            Ok(together(&done, Renewed::Alive, decided))
+        };
+        renew.await.map_err(|error: Error| error.with_operation("renew"))
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
         let release = async {
-            let freed = self.end(leases).await?;
-            let open: Vec<&LeaseId> =
-                leases.iter().zip(&freed).filter(|(_, freed)| !**freed).map(|(l, _)| l).collect();
-            let mut decided = self.decide(&RELEASE, &open, None, true).await?.into_iter();
-            Ok(freed
-                .into_iter()
-                .filter_map(|freed| if freed { Some(Released::Freed) } else { decided.next() })
-                .collect())
+            let ends: Vec<_> = leases.iter().map(|lease| (lease, None)).collect();
+            let done = self.set_end(false, &ends).await?;
+            let open: Vec<&LeaseId> = left(leases, &done).collect();
+            let decided = self.decide(&RELEASE, &open, None, true).await?;
+            Ok(together(&done, Released::Freed, decided))
         };
         release.await.map_err(|error: Error| error.with_operation("release"))
     }
@@ -506,7 +520,7 @@ enum Outcome {
 const ACQUIRE: Verb<Claim, Verdict> = Verb {
     name: |claim| &claim.name,
     decide: |ledger, claim, now| ledger.acquire(claim, now, micros(now)),
-    undecided: Verdict::Busy(Busy { holder: None, retry_after: None }),
+    undecided: Verdict::Skipped,
     outcome: |_, verdict| match verdict {
         Verdict::Granted(_) => Outcome::Granted,
         _ => Outcome::Other,
@@ -559,6 +573,17 @@ fn tell(name: &LockName, doubt: &Doubt, outcome: Outcome) {
         ),
         _ => {}
     }
+}
+
+/// The items that are not done yet.
+fn left<'i, I>(items: &'i [I], done: &'i [bool]) -> impl Iterator<Item = &'i I> {
+    items.iter().zip(done).filter(|(_, done)| !**done).map(|(item, _)| item)
+}
+
+/// The answers to all items: the same to those that are done, and what was decided of the others.
+fn together<O: Copy>(done: &[bool], answer: O, decided: Vec<O>) -> Vec<O> {
+    let mut decided = decided.into_iter();
+    done.iter().filter_map(|done| if *done { Some(answer) } else { decided.next() }).collect()
 }
 
 /// How long others get to finish before a round: 1 ms before the third, doubling.

@@ -101,7 +101,7 @@
 //! a Galera cluster that is not in the primary component or not ready; a connection that is told so
 //! later is closed, as are the others to that host, and the other hosts are tried first from then
 //! on, as after a request or a login that a host did not answer in time. If all fail, the error
-//! says what each of them said. A refused password or a wrong setting is told at once.
+//! says what each of them said. What all of them refuse, such as a password, is told as such.
 //!
 //! **Galera**, tested as MariaDB's and not as Percona's: clients may use different nodes. A grant is
 //! a write to the name's row, and of two that nodes make at once one fails certification and is decided

@@ -57,12 +57,12 @@ const PINS: &[Pin] = &[
 ];
 
 const MYSQL_PINS: &[Pin] = &[
-    // In milliseconds; the engine itself gives up on a statement.
-    Pin("max_execution_time", "0", "0"),
+    // In milliseconds. A server that waits for a lock does not notice that its client has gone.
+    Pin("max_execution_time", "10000", "10000"),
 ];
 const MARIADB_PINS: &[Pin] = &[
-    // In seconds.
-    Pin("max_statement_time", "0", "0.000000"),
+    // In seconds, as above.
+    Pin("max_statement_time", "10", "10.000000"),
     // Seconds until the rows are let go of that a client had locked when it was suspended. Only on
     // Galera may it have locked any by then.
     Pin("idle_transaction_timeout", "5", "5"),
@@ -96,8 +96,27 @@ const INSPECTED: &[&str] = &[
     "wsrep_provider",
 ];
 
+/// What speaks like a MySQL, by what its version says, and would grant a lock twice or wait where it must
+/// not.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "TiDB",
+        "TiDB reads SKIP LOCKED and locks nothing, and each of its servers has a clock of its own",
+    ),
+    (
+        "Vitess",
+        "Vitess keeps no variables of the session with the rows: connect to the MySQL behind it",
+    ),
+    ("ProxySQL", BEHIND_PROXYSQL),
+];
+
+const BEHIND_PROXYSQL: &str = "ProxySQL hands the statements of a session to several connections: connect to the server behind it";
+
+/// What `ProxySQL` alone answers, whatever version it shows.
+const ARE_YOU_PROXYSQL: &str = "PROXYSQL INTERNAL SESSION";
+
 /// Makes a new session safe, and finds out what it is connected to. One round trip, two on
-/// Galera.
+/// Galera, and one more that finds out what is in between.
 ///
 /// `READ COMMITTED`, so that a statement after a locking one sees what the wait was for.
 /// `innodb_rollback_on_timeout` cannot be set for a session and does not matter: every failed
@@ -114,6 +133,9 @@ pub(crate) async fn prepare(conn: &mut Conn, place: &str) -> Result<Server> {
     };
     let found = Variables::read(&answers, place)?;
     let server = found.server()?;
+    if packet::send(conn, ARE_YOU_PROXYSQL).await.is_ok() {
+        return Err(found.unsupported(format!("is no server: {BEHIND_PROXYSQL}")));
+    }
     found.check_writable()?;
     let pins = match server.flavour {
         Flavour::MySql => MYSQL_PINS,
@@ -213,6 +235,9 @@ impl<'a> Variables<'a> {
 
     fn server(&self) -> Result<Server> {
         let text = self.get("version").unwrap_or_default();
+        if let Some((_, why)) = REFUSED.iter().find(|(mark, _)| text.contains(mark)) {
+            return Err(self.unsupported(format!("has version {text}: {why}")));
+        }
         let (flavour, version) = parse_version(text).ok_or_else(|| {
             self.unsupported(format!("has a version that cannot be read, {text:?}"))
         })?;
@@ -305,6 +330,20 @@ fn parse_version(text: &str) -> Option<(Flavour, Version)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_that_only_look_like_one_are_refused_by_name() {
+        for (version, name) in [
+            ("8.0.11-TiDB-v8.5.0", "TiDB"),
+            ("8.0.30-Vitess", "Vitess"),
+            ("8.0.27 (ProxySQL)", "ProxySQL"),
+        ] {
+            let found = vec![("version".to_owned(), version.to_owned())];
+            let error = Variables { found, place: "db:3306/app" }.server().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
 
     #[test]
     fn versions_of_real_servers_are_read() {

@@ -189,10 +189,7 @@ impl Tables {
              AND NOT attempt <=> {attempt}",
             span(claim.grace),
         );
-        let until = match claim.ttl {
-            Ttl::Infinite => moment(NEVER),
-            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
-        };
+        let until = until(claim.ttl);
         packet.add(format_args!(
             "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {free})",
             text(claim.name.as_str())
@@ -212,11 +209,12 @@ impl Tables {
         ))
     }
 
-    /// Ends leases that hold all of their lock. Answers where each number of ended rows stands.
-    pub(crate) fn end<'l>(
+    /// Gives leases that hold all of their lock, and are alive, another end: a TTL from now, or none of
+    /// it, which is their release. Answers where each number of changed rows stands.
+    pub(crate) fn set_end<'l>(
         &self,
         packet: &mut Packet,
-        leases: impl ExactSizeIterator<Item = &'l LeaseId>,
+        leases: impl ExactSizeIterator<Item = (&'l LeaseId, Option<Ttl>)>,
     ) -> Vec<usize> {
         let lock = &self.lock;
         let whole = if leases.len() > 1 {
@@ -226,7 +224,7 @@ impl Tables {
             ""
         };
         leases
-            .map(|lease| {
+            .map(|(lease, ttl)| {
                 let alive = format!(
                     "attempt = {} AND token = {} AND locked_by = {} AND explicit_owner = {} \
                      AND lease_expires_at = expires_at AND expires_at > {NOW}",
@@ -235,14 +233,15 @@ impl Tables {
                     text(lease.owner.label()),
                     u8::from(lease.owner.is_explicit()),
                 );
+                let until = or_null(ttl.map(until));
                 packet.add(format_args!(
                     "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {alive} \
                      FOR UPDATE SKIP LOCKED)",
                     text(lease.name.as_str()),
                 ));
                 packet.add(format_args!(
-                    "UPDATE {lock} SET version = version + 1, expires_at = NULL, \
-                     lease_expires_at = NULL, touched_at = {NOW} WHERE id = {ROW} AND {alive} {whole}"
+                    "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, \
+                     expires_at = {until}, lease_expires_at = {until} WHERE id = {ROW} AND {alive} {whole}"
                 ))
             })
             .collect()
@@ -372,8 +371,11 @@ impl Tables {
         let since = format!("{NOW} - INTERVAL {} MICROSECOND", span(idle));
         let page = format!(
             "(SELECT * FROM {} WHERE touched_at <= {since} \
-             AND (expires_at IS NULL OR expires_at <= {since}) LIMIT {limit}) l",
+             AND (expires_at IS NULL OR expires_at <= {since}) \
+             AND (waiting_until IS NULL OR waiting_until <= {NOW}) \
+             AND token <= {} LIMIT {limit}) l",
             self.lock,
+            micros(&since),
         );
         let rows = packet.add(self.select(&page, ""));
         ReadAt { clock, rows }
@@ -394,6 +396,14 @@ fn until_columns(entry: &Entry, now: Duration) -> [String; 2] {
         Until::Forever => [moment(NEVER), moment(now)],
         Until::Expiry(at) => [moment(at), moment(now)],
         Until::Released(at) => ["NULL".to_owned(), moment(at)],
+    }
+}
+
+/// The end of a lease of this TTL from now.
+fn until(ttl: Ttl) -> String {
+    match ttl {
+        Ttl::Infinite => moment(NEVER),
+        Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
     }
 }
 

@@ -169,7 +169,8 @@ impl State {
             Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
         };
         let RowRead { id, version, expires_at } = row;
-        Some(Change { name, id, version, expires_at, before: self.limit(now), write })
+        let before = self.ledger.holds_until(&self.before, now);
+        Some(Change { name, id, version, expires_at, before, write })
     }
 
     /// The change that forgets the name.
@@ -196,24 +197,6 @@ impl State {
             (None, Some(_)) => true,
             (Some(old), Some(new)) => old.weight != new.weight || left(old) < left(new) / 2,
         }
-    }
-
-    /// Until when what was decided holds: while what it extends, and what it grants, is alive.
-    fn limit(&self, now: Duration) -> Option<Duration> {
-        let expiry = |entry: &Entry| match entry.until {
-            Until::Expiry(at) if at > now => Some(at),
-            _ => None,
-        };
-        let before = by_lease(&self.before.entries);
-        self.ledger
-            .entries
-            .iter()
-            .map(|entry| (entry, before.get(&(entry.attempt, entry.token))))
-            .filter(|(entry, old)| old.is_none_or(|old| old != entry))
-            .filter(|(entry, _)| !matches!(entry.until, Until::Released(_)))
-            .flat_map(|(entry, old)| [expiry(entry), old.and_then(|old| expiry(old))])
-            .flatten()
-            .min()
     }
 
     fn row_write(&self) -> RowWrite<'_> {

@@ -112,7 +112,7 @@ async fn once(backend: &MysqlBackend, beliefs: &Mutex<Beliefs>) {
                     beliefs.lock().unwrap().granted(&claim, again, sent + ttl);
                     token = again;
                 }
-                Verdict::Ended | Verdict::Busy(_) => {}
+                Verdict::Ended | Verdict::Busy(_) | Verdict::Skipped => {}
                 other => panic!("a replay got {other:?}"),
             }
         }

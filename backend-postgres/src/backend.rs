@@ -9,13 +9,12 @@ use database_locks_core::{
     LockBackend, LockName, LossReason, Owner, Released, Renewal, Renewed, Result, Share, Token,
     Ttl, Verdict, Wakeups, async_trait,
 };
-use futures_util::future::{join3, join4};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
-use uuid::Uuid;
+use futures_util::future::join3;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
-use crate::config::PostgresConfig;
-use crate::pool::{Connections, InUse};
+use crate::config::{PostgresConfig, Tables};
+use crate::pool::{Connections, InUse, Parameter};
 use crate::sql::{self, Statements};
 use crate::{error, wakeups};
 
@@ -27,6 +26,7 @@ use crate::{error, wakeups};
 pub struct PostgresBackend {
     config: PostgresConfig,
     connections: Connections,
+    tables: Tables,
     statements: Statements,
     /// Whether statements need explicit transactions, because the sessions' defaults are hostile.
     guarded: AtomicBool,
@@ -42,18 +42,36 @@ impl PostgresBackend {
     /// refuses the user, [`ErrorKind::InvalidOption`] if the database does not exist or TLS is not
     /// possible as configured, [`ErrorKind::Unsupported`] for a server before Postgres 12.
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
-        let backend = Self {
-            connections: Connections::new(&config)?,
-            statements: Statements::new(&config),
-            guarded: AtomicBool::new(false),
-            config,
-        };
-        let connection = backend.connections.shared().await?;
+        let opened = async { Self::open(Connections::new(&config)?, config).await };
+        opened.await.map_err(|error| error.with_operation("connect"))
+    }
+
+    /// As [`connect`](Self::connect), on connections that `connect` makes: through a tunnel, or with TLS of
+    /// your own. It gets what the URL says, hosts, user and password included.
+    ///
+    /// Such connections are driven by their own tasks, so that hints do not arrive, waiting takes polls,
+    /// a request that was given up is not cancelled on the server, and a commit that no synchronous
+    /// standby has confirmed is believed. Their statements are prepared by `prepare=always` alone.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Self::connect).
+    pub async fn connect_by(
+        config: PostgresConfig,
+        connect: impl deadpool_postgres::Connect + 'static,
+    ) -> Result<Self> {
+        let opened = async { Self::open(Connections::by(connect, &config)?, config).await };
+        opened.await.map_err(|error| error.with_operation("connect"))
+    }
+
+    async fn open(connections: Connections, config: PostgresConfig) -> Result<Self> {
+        let connection = connections.shared().await?;
+        let table = config.quoted_table();
         let rows = connection
-            .run(async |client| client.query_typed(sql::INSPECT, &[]).await)
+            .run(async |session| session.query(sql::INSPECT, &[(&table, Type::TEXT)]).await)
             .await
-            .map_err(|error| backend.failed("connect", error))?;
-        let row = first(&rows).map_err(|error| error.with_operation("connect"))?;
+            .map_err(|error| error::from_driver(error, connections.place()))?;
+        let row = first(&rows)?;
         let (version, friendly): (i32, bool) = (get(row, 0)?, get(row, 1)?);
         if version < sql::MIN_SERVER_VERSION {
             return Err(Error::new(
@@ -62,12 +80,25 @@ impl PostgresBackend {
             )
             .with_backend(crate::NAME));
         }
-        backend.guarded.store(!friendly, Ordering::Relaxed);
-        Ok(backend)
+        let schema = config.named_schema().or(get(row, 2)?).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidOption,
+                "the user's search_path names no schema that is there: name one in the URL, schema=…",
+            )
+            .with_backend(crate::NAME)
+        })?;
+        let tables = config.tables_in(schema);
+        Ok(Self {
+            statements: Statements::new(&tables),
+            guarded: AtomicBool::new(!friendly),
+            tables,
+            connections,
+            config,
+        })
     }
 
-    /// Makes the tables, or adds what is missing to the table of a Django app. Does nothing where
-    /// all is there, and may be called by many at once.
+    /// Makes the tables and functions, or adds what is missing to the table of a Django app. Does nothing
+    /// where all is there, and may be called by many at once.
     ///
     /// # Errors
     ///
@@ -79,19 +110,29 @@ impl PostgresBackend {
     ///
     /// Dropping the future leaves either all of it done or nothing.
     pub async fn migrate(&self) -> Result<()> {
-        let (lock, share) = (self.config.lock_table(), self.config.share_table());
+        let (lock, share) = (self.tables.lock(), self.tables.share());
+        let schema = self.tables.quoted_schema();
         let connection = self.connections.shared().await?;
         connection
-            .run(async |client| {
-                let tables: [(&(dyn ToSql + Sync), Type); 2] =
-                    [(&lock, Type::TEXT), (&share, Type::TEXT)];
-                let rows = client.query_typed(self.statements.is_migrated, &tables).await?;
+            .run(async |session| {
+                let client = session.client();
+                let wanted: &[Parameter<'_>] = &[
+                    (&lock, Type::TEXT),
+                    (&share, Type::TEXT),
+                    (&self.statements.functions, Type::TEXT_ARRAY),
+                ];
+                let rows = client.query_typed(self.statements.is_migrated, wanted).await?;
                 if rows.first().is_some_and(|row| row.get(0)) {
                     return Ok(());
                 }
-                let schema: String =
-                    sql::schema(&self.config).into_iter().map(|s| s + ";\n").collect();
-                client.batch_execute(&format!("{}{schema}", sql::MIGRATE)).await
+                // Whoever owns a schema need not have the right to make one.
+                let rows = client.query_typed(sql::HAS_SCHEMA, &[(&schema, Type::TEXT)]).await?;
+                let make_schema = match rows.first().is_some_and(|row| row.get(0)) {
+                    true => String::new(),
+                    false => sql::make_schema(&self.tables),
+                };
+                let (migrate, rest) = (sql::MIGRATE, &self.statements.schema);
+                client.batch_execute(&format!("{migrate}{make_schema}{rest}")).await
             })
             .await
             .map_err(|error| match error::is_row_locked(&error) {
@@ -100,131 +141,141 @@ impl PostgresBackend {
             })
     }
 
-    /// Asks once for all claims. `None` stands for a claim that was contended.
-    async fn decide(&self, claims: &[&Claim], patient: bool) -> Result<Vec<Option<Verdict>>> {
-        let names: Vec<&str> = claims.iter().map(|c| c.name.as_str()).collect();
+    /// Asks once for all claims. A patient request waits a moment for each row that is locked.
+    async fn decide(&self, claims: &[&Claim], patient: bool) -> Result<Vec<Verdict>> {
+        let names = column(claims, |c| c.name.as_str());
+        let attempts = column(claims, |c| c.attempt.as_uuid());
+        let owners = column(claims, |c| c.owner.label());
+        let explicit = column(claims, |c| c.owner.is_explicit());
+        let weights = column(claims, |c| int(c.share.weight()));
+        let capacities = column(claims, |c| int(c.share.capacity()));
+        let ttls = column(claims, |c| ttl_micros(c.ttl));
+        let graces = column(claims, |c| micros(c.grace));
+        let marks = column(claims, |c| c.mark.map(micros));
+        let parameters: &[Parameter<'_>] = &[
+            (&names, Type::TEXT_ARRAY),
+            (&attempts, Type::UUID_ARRAY),
+            (&owners, Type::TEXT_ARRAY),
+            (&explicit, Type::BOOL_ARRAY),
+            (&weights, Type::INT4_ARRAY),
+            (&capacities, Type::INT4_ARRAY),
+            (&ttls, Type::INT8_ARRAY),
+            (&graces, Type::INT8_ARRAY),
+            (&marks, Type::INT8_ARRAY),
+            (&patient, Type::BOOL),
+        ];
         let connection = self.connections.shared().await?;
-        let result = match claims {
-            [claim] => {
-                let parameters: &[Parameter<'_>] = &[
-                    (&names[0], Type::TEXT),
-                    (&claim.attempt.as_uuid(), Type::UUID),
-                    (&claim.owner.label(), Type::TEXT),
-                    (&claim.owner.is_explicit(), Type::BOOL),
-                    (&int(claim.share.weight()), Type::INT4),
-                    (&int(claim.share.capacity()), Type::INT4),
-                    (&ttl_micros(claim.ttl), Type::INT8),
-                    (&micros(claim.grace), Type::INT8),
-                    (&claim.mark.map(micros), Type::INT8),
-                ];
-                self.query(connection, &self.statements.acquire_one, parameters, patient, &names)
-                    .await
-            }
-            _ => {
-                let attempts = column(claims, |c| c.attempt.as_uuid());
-                let owners = column(claims, |c| c.owner.label());
-                let explicit = column(claims, |c| c.owner.is_explicit());
-                let weights = column(claims, |c| int(c.share.weight()));
-                let capacities = column(claims, |c| int(c.share.capacity()));
-                let ttls = column(claims, |c| ttl_micros(c.ttl));
-                let graces = column(claims, |c| micros(c.grace));
-                let marks = column(claims, |c| c.mark.map(micros));
-                let parameters: &[Parameter<'_>] = &[
-                    (&names, Type::TEXT_ARRAY),
-                    (&attempts, Type::UUID_ARRAY),
-                    (&owners, Type::TEXT_ARRAY),
-                    (&explicit, Type::BOOL_ARRAY),
-                    (&weights, Type::INT4_ARRAY),
-                    (&capacities, Type::INT4_ARRAY),
-                    (&ttls, Type::INT8_ARRAY),
-                    (&graces, Type::INT8_ARRAY),
-                    (&marks, Type::INT8_ARRAY),
-                ];
-                self.query(connection, &self.statements.acquire_many, parameters, patient, &names)
-                    .await
-            }
-        };
-        match result {
-            Ok(rows) => by_ordinal(claims.len(), &rows, None, |row, i| {
+        match self.query(connection, &self.statements.acquire, parameters).await {
+            Ok(rows) => by_ordinal(claims.len(), &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
-                if let Some(Verdict::Granted(_)) = verdict {
+                if let Verdict::Granted(_) = verdict {
                     doubt_the_last_holder(&claims[i].name, row)?;
                 }
                 Ok(verdict)
             }),
-            Err(error) if error::is_row_locked(&error) && claims.len() > 1 && !patient => {
-                // Somebody's uncommitted row of one of the names: it must not fail the others.
+            Err(error) if error::is_row_locked(&error) && claims.len() > 1 => {
+                // Somebody keeps a share's row of one of the names: it must not hold up the others.
                 let mut verdicts = Vec::with_capacity(claims.len());
                 for claim in claims {
                     verdicts.extend(Box::pin(self.decide(&[claim], false)).await?);
                 }
                 Ok(verdicts)
             }
-            Err(error) if error::is_row_locked(&error) => Ok(vec![None; claims.len()]),
+            Err(error) if error::is_row_locked(&error) => Ok(vec![Verdict::Skipped]),
             Err(error) => Err(self.failed("acquire", error)),
         }
     }
 
-    /// Ends leases once. `Skipped` are those that were contended.
-    async fn end(&self, leases: &[&LeaseId], patient: bool) -> Result<Vec<Released>> {
-        let columns = LeaseColumns::new(leases);
-        let channel = self.config.channel();
-        let mut parameters = columns.parameters();
-        parameters.push((&channel, Type::TEXT));
-        let connection = self.connections.shared().await?;
-        let sql = &self.statements.release;
-        match self.query(connection, sql, &parameters, patient, &columns.names).await {
-            Ok(rows) => by_ordinal(leases.len(), &rows, Released::Skipped, |row, i| {
-                Ok(match ended(row, &leases[i].name)? {
-                    Ended::No => Released::Freed,
-                    Ended::Undecided => Released::Skipped,
-                    Ended::For(reason) => Released::Lost(reason),
-                })
+    /// Extends leases to these TTLs, or ends them.
+    async fn change(
+        &self,
+        leases: &[&LeaseId],
+        ttls: Option<&[Option<i64>]>,
+        patient: bool,
+    ) -> Result<Vec<Changed>> {
+        let names = column(leases, |l| l.name.as_str());
+        let attempts = column(leases, |l| l.attempt.as_uuid());
+        let tokens = column(leases, |l| i64::try_from(l.token.get()).unwrap_or(i64::MAX));
+        let owners = column(leases, |l| l.owner.label());
+        let explicit = column(leases, |l| l.owner.is_explicit());
+        let weights = column(leases, |l| int(l.share.weight()));
+        let capacities = column(leases, |l| int(l.share.capacity()));
+        let channel = self.tables.channel();
+        let parameters: &[Parameter<'_>] = &[
+            (&names, Type::TEXT_ARRAY),
+            (&attempts, Type::UUID_ARRAY),
+            (&tokens, Type::INT8_ARRAY),
+            (&owners, Type::TEXT_ARRAY),
+            (&explicit, Type::BOOL_ARRAY),
+            (&weights, Type::INT4_ARRAY),
+            (&capacities, Type::INT4_ARRAY),
+            (&ttls, Type::INT8_ARRAY),
+            (&channel, Type::TEXT),
+            (&patient, Type::BOOL),
+        ];
+        let (operation, connection) = match ttls {
+            Some(_) => ("renew", self.connections.for_renewals().await?),
+            None => ("release", self.connections.shared().await?),
+        };
+        match self.query(connection, &self.statements.change, parameters).await {
+            Ok(rows) => by_ordinal(leases.len(), &rows, Changed::Skipped, |row, i| {
+                changed(row, &leases[i].name)
             }),
-            Err(error) if error::is_row_locked(&error) => Ok(vec![Released::Skipped; leases.len()]),
-            Err(error) => Err(self.failed("release", error)),
+            Err(error) if error::is_row_locked(&error) => Ok(vec![Changed::Skipped; leases.len()]),
+            Err(error) => Err(self.failed(operation, error)),
         }
+    }
+
+    /// As [`change`](Self::change). Shares are often contended by those beside them, which is over in
+    /// a moment: they are asked for once more, patiently.
+    async fn change_patiently(
+        &self,
+        leases: &[&LeaseId],
+        ttls: Option<&[Option<i64>]>,
+    ) -> Result<Vec<Changed>> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut changed = self.change(leases, ttls, false).await?;
+        let again: Vec<usize> = (0..leases.len())
+            .filter(|&i| changed[i] == Changed::Skipped && !leases[i].share.is_exclusive())
+            .collect();
+        if !again.is_empty() {
+            let leases = column(&again, |&i| leases[i]);
+            let ttls = ttls.map(|ttls| column(&again, |&i| ttls[i]));
+            let outcomes = self.change(&leases, ttls.as_deref(), true).await?;
+            for (i, outcome) in again.into_iter().zip(outcomes) {
+                changed[i] = outcome;
+            }
+        }
+        Ok(changed)
     }
 
     /// Runs one statement in one round trip.
     ///
-    /// A patient one locks the rows of its names first; that, and sessions with hostile defaults,
-    /// take an explicit transaction whose statements are sent without waiting for each other's
-    /// answers.
+    /// Sessions with hostile defaults take an explicit transaction, whose statements are sent without
+    /// waiting for each other's answers.
     async fn query(
         &self,
         connection: InUse,
         statement: &str,
         parameters: &[Parameter<'_>],
-        patient: bool,
-        names: &[&str],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let guarded = self.guarded.load(Ordering::Relaxed);
         let result = connection
-            .run(async |client: &Client| {
-                let query = client.query_typed(statement, parameters);
-                if patient {
-                    let begin = format!("{}; {}", sql::BEGIN, sql::PATIENCE);
-                    let rows = [(&names as &(dyn ToSql + Sync), Type::TEXT_ARRAY)];
-                    let (begun, locked, rows, committed) = join4(
-                        client.batch_execute(&begin),
-                        client.query_typed(&self.statements.lock_rows, &rows),
-                        query,
-                        client.batch_execute(sql::COMMIT),
-                    )
-                    .await;
-                    begun.and(locked).and(rows).and_then(|rows| committed.map(|()| rows))
-                } else if guarded {
-                    let (begun, rows, committed) = join3(
-                        client.batch_execute(sql::BEGIN),
-                        query,
-                        client.batch_execute(sql::COMMIT),
-                    )
-                    .await;
-                    begun.and(rows).and_then(|rows| committed.map(|()| rows))
-                } else {
-                    query.await
+            .run(async |session| {
+                if !guarded {
+                    return session.query(statement, parameters).await;
                 }
+                // Before the transaction, which is sent as a whole.
+                let prepared = session.prepare(statement, parameters).await?;
+                let (begun, rows, committed) = join3(
+                    session.client().batch_execute(sql::BEGIN),
+                    session.send(prepared.as_ref(), statement, parameters),
+                    session.client().batch_execute(sql::COMMIT),
+                )
+                .await;
+                begun.and(rows).and_then(|rows| committed.map(|()| rows))
             })
             .await;
         if result.as_ref().is_err_and(error::is_sessions_fault) {
@@ -251,62 +302,38 @@ impl LockBackend for PostgresBackend {
         let asked: Vec<&Claim> = claims.iter().collect();
         let mut verdicts = self.decide(&asked, false).await?;
 
+        // A share is often contended by those beside it, which is over in a moment.
         let again: Vec<usize> = (0..claims.len())
-            .filter(|&i| verdicts[i].is_none() && !claims[i].share.is_exclusive())
+            .filter(|&i| verdicts[i] == Verdict::Skipped && !claims[i].share.is_exclusive())
             .collect();
         if !again.is_empty() {
-            let asked: Vec<&Claim> = again.iter().map(|&i| &claims[i]).collect();
+            let asked = column(&again, |&i| &claims[i]);
             for (i, verdict) in again.into_iter().zip(self.decide(&asked, true).await?) {
                 verdicts[i] = verdict;
             }
         }
-        let contended = || Verdict::Busy(Busy::default());
-        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(contended)).collect())
+        Ok(verdicts)
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
-        if renewals.is_empty() {
-            return Ok(Vec::new());
-        }
-        let columns = LeaseColumns::new(&column(renewals, |r| &r.lease));
+        let leases = column(renewals, |r| &r.lease);
         let ttls = column(renewals, |r| ttl_micros(r.ttl));
-        let mut parameters = columns.parameters();
-        parameters.push((&ttls, Type::INT8_ARRAY));
-        let connection = self.connections.for_renewals().await?;
-        let sql = &self.statements.renew;
-        match self.query(connection, sql, &parameters, false, &columns.names).await {
-            Ok(rows) => by_ordinal(renewals.len(), &rows, Renewed::Skipped, |row, i| {
-                Ok(match ended(row, &renewals[i].lease.name)? {
-                    Ended::No => Renewed::Alive,
-                    Ended::Undecided => Renewed::Skipped,
-                    Ended::For(reason) => Renewed::Lost(reason),
-                })
-            }),
-            Err(error) if error::is_row_locked(&error) => {
-                Ok(vec![Renewed::Skipped; renewals.len()])
-            }
-            Err(error) => Err(self.failed("renew", error)),
-        }
+        let changed = self.change_patiently(&leases, Some(&ttls)).await?;
+        Ok(column(&changed, |changed| match changed {
+            Changed::Done => Renewed::Alive,
+            Changed::Skipped => Renewed::Skipped,
+            Changed::Lost(reason) => Renewed::Lost(*reason),
+        }))
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        if leases.is_empty() {
-            return Ok(Vec::new());
-        }
-        let asked: Vec<&LeaseId> = leases.iter().collect();
-        let mut released = self.end(&asked, false).await?;
-
-        // A share is often contended by those beside it, which is over in a moment.
-        let again: Vec<usize> = (0..leases.len())
-            .filter(|&i| released[i] == Released::Skipped && !leases[i].share.is_exclusive())
-            .collect();
-        if !again.is_empty() {
-            let asked: Vec<&LeaseId> = again.iter().map(|&i| &leases[i]).collect();
-            for (i, outcome) in again.into_iter().zip(self.end(&asked, true).await?) {
-                released[i] = outcome;
-            }
-        }
-        Ok(released)
+        let leases: Vec<&LeaseId> = leases.iter().collect();
+        let changed = self.change_patiently(&leases, None).await?;
+        Ok(column(&changed, |changed| match changed {
+            Changed::Done => Released::Freed,
+            Changed::Skipped => Released::Skipped,
+            Changed::Lost(reason) => Released::Lost(*reason),
+        }))
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
@@ -320,7 +347,7 @@ impl LockBackend for PostgresBackend {
         ];
         let connection = self.connections.shared().await?;
         let rows = self
-            .query(connection, &self.statements.list, parameters, false, &[])
+            .query(connection, &self.statements.list, parameters)
             .await
             .map_err(|error| self.failed("list", error))?;
         // A name that this library could not have written is nothing that it could release.
@@ -332,7 +359,7 @@ impl LockBackend for PostgresBackend {
         let connection = self.connections.shared().await?;
         let sql = &self.statements.clean_up;
         let rows = self
-            .query(connection, sql, &[(&idle, Type::INT8)], false, &[])
+            .query(connection, sql, &[(&idle, Type::INT8)])
             .await
             .map_err(|error| self.failed("clean_up", error))?;
         let gone: i64 = get(first(&rows)?, 0)?;
@@ -340,49 +367,9 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        wakeups::listen(&self.connections, &self.config.channel())
+        wakeups::listen(&self.connections, &self.tables.channel())
             .await
-            .map(Some)
             .map_err(|error| error.with_operation("listen"))
-    }
-}
-
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
-
-/// Leases as the statements want them: a column each.
-struct LeaseColumns<'a> {
-    names: Vec<&'a str>,
-    attempts: Vec<Uuid>,
-    tokens: Vec<i64>,
-    owners: Vec<&'a str>,
-    explicit: Vec<bool>,
-    weights: Vec<i32>,
-    capacities: Vec<i32>,
-}
-
-impl<'a> LeaseColumns<'a> {
-    fn new(leases: &[&'a LeaseId]) -> Self {
-        Self {
-            names: column(leases, |l| l.name.as_str()),
-            attempts: column(leases, |l| l.attempt.as_uuid()),
-            tokens: column(leases, |l| i64::try_from(l.token.get()).unwrap_or(i64::MAX)),
-            owners: column(leases, |l| l.owner.label()),
-            explicit: column(leases, |l| l.owner.is_explicit()),
-            weights: column(leases, |l| int(l.share.weight())),
-            capacities: column(leases, |l| int(l.share.capacity())),
-        }
-    }
-
-    fn parameters(&self) -> Vec<Parameter<'_>> {
-        vec![
-            (&self.names, Type::TEXT_ARRAY),
-            (&self.attempts, Type::UUID_ARRAY),
-            (&self.tokens, Type::INT8_ARRAY),
-            (&self.owners, Type::TEXT_ARRAY),
-            (&self.explicit, Type::BOOL_ARRAY),
-            (&self.weights, Type::INT4_ARRAY),
-            (&self.capacities, Type::INT4_ARRAY),
-        ]
     }
 }
 
@@ -416,22 +403,22 @@ fn by_ordinal<T: Clone>(
     for row in rows {
         let ordinal: i64 = get(row, 0)?;
         let place = usize::try_from(ordinal - 1).ok().filter(|i| *i < items);
-        let place = place.ok_or_else(|| unexpected("an answer to no question"))?;
+        let place = place.ok_or_else(|| error::unexpected("an answer to no question"))?;
         answers[place] = answer(row, place)?;
     }
     Ok(answers)
 }
 
-fn verdict(row: &Row) -> Result<Option<Verdict>> {
-    Ok(Some(match get(row, 1)? {
+fn verdict(row: &Row) -> Result<Verdict> {
+    Ok(match get(row, 1)? {
         "granted" => Verdict::Granted(token(get(row, 2)?)),
         "mismatch" => Verdict::CapacityMismatch(get::<i32>(row, 3)?.unsigned_abs()),
         "busy" => Verdict::Busy(busy(row)?),
         "standback" => Verdict::Busy(Busy::default()),
         "ended" => Verdict::Ended,
-        "contended" => return Ok(None),
-        other => return Err(unexpected(other)),
-    }))
+        "contended" => Verdict::Skipped,
+        other => return Err(error::unexpected(other)),
+    })
 }
 
 /// Says so where somebody else's client has written a lease that was over by then.
@@ -461,18 +448,20 @@ fn busy(row: &Row) -> Result<Busy> {
     Ok(Busy { holder, retry_after: get::<Option<i64>>(row, 9)?.map(duration) })
 }
 
-enum Ended {
-    No,
-    Undecided,
-    For(LossReason),
+/// What became of a renewal or a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Done,
+    Skipped,
+    Lost(LossReason),
 }
 
-fn ended(row: &Row, name: &LockName) -> Result<Ended> {
+fn changed(row: &Row, name: &LockName) -> Result<Changed> {
     Ok(match get(row, 1)? {
-        "ok" => Ended::No,
-        "skipped" => Ended::Undecided,
-        "expired" => Ended::For(LossReason::Expired),
-        "taken" => Ended::For(LossReason::Taken),
+        "ok" => Changed::Done,
+        "skipped" => Changed::Skipped,
+        "expired" => Changed::Lost(LossReason::Expired),
+        "taken" => Changed::Lost(LossReason::Taken),
         "usurped" => {
             tracing::warn!(
                 lock = %name,
@@ -480,12 +469,12 @@ fn ended(row: &Row, name: &LockName) -> Result<Ended> {
                 "another client has taken the lock though its lease was alive: that client's clock or \
                  time zone is ahead of the server's, or it has the owner's name"
             );
-            Ended::For(LossReason::Taken)
+            Changed::Lost(LossReason::Taken)
         }
-        "superseded" => Ended::For(LossReason::Superseded),
-        "forced" => Ended::For(LossReason::Forced),
-        "deleted" => Ended::For(LossReason::Deleted),
-        other => return Err(unexpected(other)),
+        "superseded" => Changed::Lost(LossReason::Superseded),
+        "forced" => Changed::Lost(LossReason::Forced),
+        "deleted" => Changed::Lost(LossReason::Deleted),
+        other => return Err(error::unexpected(other)),
     })
 }
 
@@ -521,17 +510,9 @@ fn duration(micros: i64) -> Duration {
 }
 
 fn first(rows: &[Row]) -> Result<&Row> {
-    rows.first().ok_or_else(|| unexpected("no row"))
+    rows.first().ok_or_else(|| error::unexpected("no row"))
 }
 
 fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: usize) -> Result<T> {
     row.try_get(column).map_err(|error| error::from_driver(error, "the server"))
-}
-
-fn unexpected(what: &str) -> Error {
-    Error::new(
-        ErrorKind::Backend,
-        format!("the server answered with {what:?}: are its tables of another version?"),
-    )
-    .with_backend(crate::NAME)
 }

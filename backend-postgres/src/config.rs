@@ -1,12 +1,14 @@
 //! Where the database is, and what the tables are called.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use database_locks_core::{Error, ErrorKind, Result, identifier};
+use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::{
     Host, LoadBalanceHosts, SslMode as DriverSslMode, TargetSessionAttrs,
@@ -23,6 +25,8 @@ pub struct PostgresConfig {
     schema: Option<String>,
     table: String,
     pool_size: usize,
+    prepare: Prepare,
+    password: Option<PasswordSource>,
 }
 
 /// How connections are encrypted, with the meaning that libpq gives to these words.
@@ -41,7 +45,39 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// When statements are prepared. A prepared one costs the server less, and belongs to a connection to the
+/// server: behind a pooler in transaction mode that is another one each time, and before pgbouncer 1.21
+/// the same name may be another client's statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Prepare {
+    /// Where the server sees the very address and port that were connected from and to, so that nothing
+    /// in between takes part: no pooler, and no address translation either.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Gives the password of the moment.
+#[derive(Clone)]
+pub(crate) struct PasswordSource(Arc<dyn Fn() -> BoxFuture<'static, Result<String>> + Send + Sync>);
+
+impl PasswordSource {
+    pub(crate) async fn get(&self) -> Result<String> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for PasswordSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordSource")
+    }
+}
 
 /// What `tls.rs` needs to know.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +91,56 @@ pub(crate) struct TlsConfig {
 /// One of the hosts, and how to connect to it alone.
 pub(crate) struct HostConfig {
     pub(crate) driver: tokio_postgres::Config,
+    /// Where the password comes from, if not from the URL.
+    pub(crate) password: Option<PasswordSource>,
     /// What messages call it.
     pub(crate) place: String,
+}
+
+/// What the tables are called, and where they are.
+///
+/// The schema is always named, since the `search_path` of a pooled session may be another client's.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    schema: String,
+    table: String,
+}
+
+impl Tables {
+    /// The schema, quoted.
+    pub(crate) fn quoted_schema(&self) -> String {
+        format!("\"{}\"", self.schema.replace('"', "\"\""))
+    }
+
+    /// The lock table, qualified and quoted.
+    pub(crate) fn lock(&self) -> String {
+        self.qualified("")
+    }
+
+    /// The table of shares, qualified and quoted.
+    pub(crate) fn share(&self) -> String {
+        self.qualified("_share")
+    }
+
+    /// What is called like the lock table with this suffix, qualified and quoted.
+    pub(crate) fn qualified(&self, suffix: &str) -> String {
+        format!("{}.\"{}{suffix}\"", self.quoted_schema(), self.table)
+    }
+
+    /// The channel for hints: one for each pair of schema and table.
+    ///
+    /// A channel's name has at most 63 bytes, so a long one is replaced by its hash.
+    pub(crate) fn channel(&self) -> String {
+        let table = format!("{}.{}", self.schema, self.table);
+        if table.len() <= 63 {
+            return table;
+        }
+        // FNV-1a: every build of every program has to come to the same name.
+        let hash = table.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("database_locks.{hash:016x}")
+    }
 }
 
 impl PostgresConfig {
@@ -101,8 +185,8 @@ impl PostgresConfig {
                 invalid(format!("the parameter {key} of the URL is not UTF-8: encode it as UTF-8"))
             })?;
             match key {
-                "table" | "schema" | "pool_size" | "sslmode" | "sslrootcert" | "sslcert"
-                | "sslkey" => ours.push((key, value.into_owned())),
+                "table" | "schema" | "pool_size" | "prepare" | "sslmode" | "sslrootcert"
+                | "sslcert" | "sslkey" => ours.push((key, value.into_owned())),
                 _ => {
                     let _ = write!(theirs, "{}{pair}", if theirs.is_empty() { '?' } else { '&' });
                     given.push(key);
@@ -118,6 +202,8 @@ impl PostgresConfig {
             schema: None,
             table: Self::DEFAULT_TABLE.to_owned(),
             pool_size: Self::DEFAULT_POOL_SIZE,
+            prepare: Prepare::default(),
+            password: None,
         };
         config.fill_in(&given);
         config.check_hosts()?;
@@ -140,7 +226,8 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// Uses tables in this schema instead of the first that the session's `search_path` finds.
+    /// Uses tables in this schema instead of where `search_path` finds the table, or would make it,
+    /// when the backend connects.
     ///
     /// # Errors
     ///
@@ -163,6 +250,26 @@ impl PostgresConfig {
         }
         self.pool_size = connections;
         Ok(self)
+    }
+
+    /// Prepares statements always, never, or where it is safe.
+    #[must_use]
+    pub fn prepare(mut self, prepare: Prepare) -> Self {
+        self.prepare = prepare;
+        self
+    }
+
+    /// Asks for the password whenever a connection is made, for tokens that live for some minutes.
+    ///
+    /// An error of `password` is that of the request which needed the connection: let it be
+    /// [`ErrorKind::Unavailable`] where another try may do better.
+    #[must_use]
+    pub fn password_from<F>(mut self, password: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String>> + Send + 'static,
+    {
+        self.password = Some(PasswordSource(Arc::new(move || Box::pin(password()))));
+        self
     }
 
     /// Encrypts connections in this way.
@@ -197,6 +304,7 @@ impl PostgresConfig {
         (0..self.host_count())
             .map(|at| HostConfig {
                 driver: self.driver_for(at),
+                password: self.password.clone(),
                 place: format!("{}/{}", self.address(at), self.database()),
             })
             .collect()
@@ -215,56 +323,36 @@ impl PostgresConfig {
         self.driver.get_connect_timeout().copied().unwrap_or(DEFAULT_CONNECT_TIMEOUT)
     }
 
+    pub(crate) fn driver(&self) -> &tokio_postgres::Config {
+        &self.driver
+    }
+
     pub(crate) fn tls(&self) -> &TlsConfig {
         &self.tls
+    }
+
+    pub(crate) fn prepared(&self) -> Prepare {
+        self.prepare
     }
 
     pub(crate) fn connections(&self) -> usize {
         self.pool_size
     }
 
-    pub(crate) fn quoted_schema(&self) -> Option<String> {
-        self.schema.as_ref().map(|schema| format!("\"{schema}\""))
+    /// The schema, if one was named.
+    pub(crate) fn named_schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
-    /// The lock table, qualified and quoted. Nothing in it needs escaping: it was checked.
-    pub(crate) fn lock_table(&self) -> String {
-        self.qualified("")
+    /// The lock table, quoted. Nothing in it needs escaping: it was checked.
+    pub(crate) fn quoted_table(&self) -> String {
+        format!("\"{}\"", self.table)
     }
 
-    /// The table of shares, qualified and quoted.
-    pub(crate) fn share_table(&self) -> String {
-        self.qualified("_share")
-    }
-
-    /// The index of live shares, quoted. An index lives in the schema of its table.
-    pub(crate) fn share_index(&self) -> String {
-        format!("\"{}_share_idx\"", self.table)
-    }
-
-    /// The channel for hints: one for each pair of schema and table.
-    ///
-    /// A channel's name has at most 63 bytes, so a long one is replaced by its hash.
-    pub(crate) fn channel(&self) -> String {
-        let table = match &self.schema {
-            Some(schema) => format!("{schema}.{}", self.table),
-            None => self.table.clone(),
-        };
-        if table.len() <= 63 {
-            return table;
-        }
-        // FNV-1a: every build of every program has to come to the same name.
-        let hash = table.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("database_locks.{hash:016x}")
-    }
-
-    fn qualified(&self, suffix: &str) -> String {
-        match self.quoted_schema() {
-            Some(schema) => format!("{schema}.\"{}{suffix}\"", self.table),
-            None => format!("\"{}{suffix}\"", self.table),
-        }
+    /// The tables, in `schema` unless another one was named.
+    pub(crate) fn tables_in(&self, schema: &str) -> Tables {
+        let schema = self.schema.as_deref().unwrap_or(schema).to_owned();
+        Tables { schema, table: self.table.clone() }
     }
 
     /// Sets what the URL does not say. The driver's own defaults never give up.
@@ -306,6 +394,16 @@ impl PostgresConfig {
                     .map_err(|_| invalid("pool_size in the URL is not a number: give 1 to 64"))?;
                 self.pool_size(connections)
             }
+            "prepare" => Ok(self.prepare(match value {
+                "auto" => Prepare::Auto,
+                "always" => Prepare::Always,
+                "never" => Prepare::Never,
+                _ => {
+                    return Err(invalid(format!(
+                        "prepare is {value:?}: give auto, always or never"
+                    )));
+                }
+            })),
             "sslmode" => Ok(self.ssl_mode(match value {
                 "disable" => SslMode::Disable,
                 "prefer" => SslMode::Prefer,
@@ -447,9 +545,10 @@ mod tests {
             "postgres://u:p%40ss@db1:5433,db2/app?table=locks&schema=ops&pool_size=2\
              &sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem&connect_timeout=3",
         );
-        assert_eq!(config.lock_table(), r#""ops"."locks""#);
-        assert_eq!(config.share_table(), r#""ops"."locks_share""#);
-        assert_eq!(config.channel(), "ops.locks");
+        let tables = config.tables_in("elsewhere");
+        assert_eq!(tables.lock(), r#""ops"."locks""#);
+        assert_eq!(tables.share(), r#""ops"."locks_share""#);
+        assert_eq!(tables.channel(), "ops.locks");
         assert_eq!(config.connections(), 2);
         assert_eq!(config.tls.mode, SslMode::VerifyFull);
         assert_eq!(config.tls.root_cert.as_deref(), Some("/etc/ca.pem".as_ref()));
@@ -510,7 +609,8 @@ mod tests {
     #[test]
     fn what_the_url_does_not_say_is_filled_in() {
         let config = parse("postgresql:///app");
-        assert_eq!(config.lock_table(), r#""database_locks_lock""#);
+        let tables = config.tables_in("O\"Hara");
+        assert_eq!(tables.lock(), r#""O""Hara"."database_locks_lock""#);
         assert_eq!(config.connections(), 4);
         assert_eq!(config.tls.mode, SslMode::Prefer);
         assert_eq!(config.driver.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
@@ -531,6 +631,7 @@ mod tests {
             "postgres://u:hunter2@h/d?pool_size=0",
             "postgres://u:hunter2@h/d?pool_size=many",
             "postgres://u:hunter2@h/d?sslmode=maybe",
+            "postgres://u:hunter2@h/d?prepare=maybe",
             "postgres://u:hunter2@h/d?no_such_parameter=1",
             "postgres://u:hunter2@h:port/d",
             "postgres://u:a@b/hunter2@h/d",
@@ -559,8 +660,9 @@ mod tests {
     #[test]
     fn long_channels_are_hashed_to_what_postgres_allows() {
         let config = parse("postgres://h/d").schema(&"s".repeat(63)).unwrap();
-        let other = config.clone().table("other").unwrap();
-        assert!(config.channel().len() <= 63);
-        assert_ne!(config.channel(), other.channel());
+        let other = config.clone().table("other").unwrap().tables_in("public");
+        let tables = config.tables_in("public");
+        assert!(tables.channel().len() <= 63);
+        assert_ne!(tables.channel(), other.channel());
     }
 }

@@ -12,9 +12,9 @@ pub(crate) fn is_row_locked(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-/// A default of the session got in the way: the isolation level, or its `statement_timeout`.
+/// A default of the session got in the way: the isolation level.
 pub(crate) fn is_sessions_fault(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::QUERY_CANCELED))
+    error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE)
 }
 
 /// Whether the connection that reported this must not be used again.
@@ -25,7 +25,9 @@ pub(crate) fn breaks_connection(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_none_or(|reported| {
         let code = reported.code().code();
         is_standbys(reported)
-            || ["08", "57P", "58", "XX"].iter().any(|class| code.starts_with(class))
+            || ["08", "25P03", "25P04", "57P", "58", "XX"]
+                .iter()
+                .any(|class| code.starts_with(class))
     })
 }
 
@@ -59,19 +61,19 @@ pub(crate) fn tables_in_use(error: tokio_postgres::Error) -> Error {
 fn from_server(error: &DbError, place: &str) -> Error {
     let said = error.message();
     let (kind, message) = match error.code().code() {
-        "42P01" | "42703" | "3F000" | "42P10" => (
+        "42P01" | "42703" | "42883" | "3F000" | "42P10" => (
             ErrorKind::NotMigrated,
             format!(
-                "the tables of the locks are not as they should be ({said}): run `dblock migrate` \
+                "the tables or functions of the locks are not as they should be ({said}): run `dblock migrate` \
                  or call migrate()"
             ),
         ),
         "42501" => (
             ErrorKind::Permission,
             format!(
-                "the database user lacks a right ({said}): grant usage on the schema, and select, \
-                 insert, update and delete on the lock table and its _share table, and usage on the \
-                 sequence of the lock table where a Django before 4.1 made it"
+                "the database user lacks a right ({said}): grant usage on the schema, execute on its \
+                 functions, select, insert, update and delete on the lock table and its _share table, and \
+                 usage on the sequence of the lock table where a Django before 4.1 made it"
             ),
         ),
         "28P01" => (
@@ -85,7 +87,7 @@ fn from_server(error: &DbError, place: &str) -> Error {
         "3D000" => {
             (ErrorKind::InvalidOption, format!("{said}: create it, or name another one in the URL"))
         }
-        _ if is_standbys(error) => (ErrorKind::Unavailable, takes_no_writes(place)),
+        _ if is_standbys(error) => return takes_no_writes(place),
         "53300" => (
             ErrorKind::Unavailable,
             format!(
@@ -116,8 +118,10 @@ fn is_standbys(error: &DbError) -> bool {
 /// Serialization failures, deadlocks, row locks, cancelled statements, lost connections, servers
 /// that start, stop or lack something for a while.
 fn is_passing(code: &str) -> bool {
-    matches!(code, "40001" | "40P01" | "40003" | "55P03" | "55000" | "57014" | "25P02")
-        || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
+    matches!(
+        code,
+        "40001" | "40P01" | "40003" | "55P03" | "55000" | "57014" | "25P02" | "25P03" | "25P04"
+    ) || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
 }
 
 fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
@@ -141,20 +145,46 @@ fn from_this_side(error: &tokio_postgres::Error, place: &str) -> Error {
             format!("logging in to {place} failed{why}; check the password and channel_binding"),
         ),
         "error connecting to server" if why.contains("does not allow writes") => {
-            (ErrorKind::Unavailable, takes_no_writes(place))
+            return takes_no_writes(place);
         }
         said if said.starts_with("error serializing")
             || said.starts_with("error deserializing") =>
         {
             (ErrorKind::Backend, format!("{said}{why}; is the table's column of another type?"))
         }
-        said => (ErrorKind::Unavailable, format!("{place} cannot be reached ({said}{why})")),
+        said => return out_of_reach(place, &format!("{said}{why}")),
     };
     Error::new(kind, message)
 }
 
-fn takes_no_writes(place: &str) -> String {
-    format!("{place} does not take writes, as a standby does not: name all hosts in the URL")
+pub(crate) fn takes_no_writes(place: &str) -> Error {
+    unavailable(format!(
+        "{place} does not take writes, as a standby does not: name all hosts in the URL"
+    ))
+}
+
+pub(crate) fn takes_writes(place: &str) -> Error {
+    unavailable(format!(
+        "{place} takes writes, which target_session_attrs forbids: correct the URL"
+    ))
+}
+
+pub(crate) fn out_of_reach(place: &str, why: &str) -> Error {
+    unavailable(format!("{place} cannot be reached ({why})"))
+}
+
+/// An error of something in the configuration that cannot be used.
+pub(crate) fn unusable(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOption, message).with_backend(crate::NAME)
+}
+
+/// An answer that no statement of ours has.
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Backend,
+        format!("the server answered with {what:?}: are its tables of another version?"),
+    )
+    .with_backend(crate::NAME)
 }
 
 /// Whether the network failed, rather than TLS itself.
@@ -174,7 +204,9 @@ mod tests {
 
     #[test]
     fn passing_codes_are_told_from_lasting_ones() {
-        for code in ["40001", "40P01", "57P01", "57P03", "53300", "08006", "08P01", "57014"] {
+        for code in
+            ["40001", "40P01", "57P01", "57P03", "53300", "08006", "08P01", "57014", "25P03"]
+        {
             assert!(is_passing(code), "{code}");
         }
         for code in ["42601", "22001", "23505", "42P01", "28P01"] {

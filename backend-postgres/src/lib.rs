@@ -1,5 +1,5 @@
 //! Leases that hold on Postgres: a [`LockBackend`](database_locks_core::LockBackend) on
-//! tokio-postgres and deadpool. Postgres 12 or newer.
+//! tokio-postgres and deadpool-postgres. Postgres 12 or newer.
 //!
 //! ```no_run
 //! # async fn example() -> database_locks_core::Result<()> {
@@ -25,7 +25,8 @@
 //! | parameter | meaning | default |
 //! |---|---|---|
 //! | `table` | the lock table; shares are in the table with `_share` appended | `database_locks_lock` |
-//! | `schema` | the schema of both | the first in `search_path` |
+//! | `schema` | the schema of both, and of the functions | where `search_path` finds the table at first, or would make it |
+//! | `prepare` | `auto`, `always` or `never`: whether statements are prepared, see [`Prepare`] | `auto` |
 //! | `pool_size` | connections for claims, releases and lists, 1 to 64 | 4 |
 //! | `sslmode` | `disable`, `prefer`, `require`, `verify-ca` or `verify-full`, as of libpq | `prefer` |
 //! | `sslrootcert` | a PEM file of trusted authorities | those of the system |
@@ -44,28 +45,64 @@
 //! `pool_size` for claims, releases and lists, one that only renewals use, and one that listens:
 //! 6 in all by default, however many leases or waiters there are. A connection with a request that
 //! nobody waits for any more is closed, not reused; so are then, if the host had at least a second to
-//! answer, the pooled connections to it, when they are next needed. No setting of a session is
-//! changed beyond the statement or transaction that needs it.
+//! answer, the pooled connections to it, when they are next needed.
+//!
+//! The first words on a connection find out whether the server sees the very addresses and ports that
+//! the connection has here. Then nothing is in between, and the session is ours alone: its statements
+//! are prepared, what is given up is cancelled on the server, and `statement_timeout` is set to 10 s for
+//! what cannot be cancelled. Behind a pooler, set a `statement_timeout` of the role's yourself. On any other connection no setting of the session is changed beyond the statement or
+//! transaction that needs it.
 //!
 //! # Tables and rights
 //!
-//! [`PostgresBackend::migrate`] makes the tables, or [`schema_sql`] prints what it would do. A
-//! `database_locks_lock` that django-database-locks made is adopted: it gets our columns, Django
-//! goes on using it, and both exclude each other. What Django holds is listed, and can be released
-//! by force. A user that only locks needs:
+//! [`PostgresBackend::migrate`] makes two tables, and the functions that decide, or [`schema_sql`] prints
+//! what it would do. A `database_locks_lock` that django-database-locks made is adopted: it gets our
+//! columns, Django goes on using it, and both exclude each other. What Django holds is listed, and can
+//! be released by force. A user that only locks needs:
 //!
 //! ```sql
 //! grant usage on schema locks to app;
+//! grant execute on all functions in schema locks to app;  -- unless public may execute them, as by default
 //! grant select, insert, update, delete
 //!   on locks.database_locks_lock, locks.database_locks_lock_share to app;
 //! ```
 //!
 //! and, on a table that Django made with a serial key, `usage` on its sequence.
 //!
+//! The functions' names end in a version, so that old and new programs work on one database at once: a
+//! program makes and calls its own. Where a user must not touch the tables otherwise, let the functions
+//! act with the rights of their owner:
+//!
+//! ```sql
+//! alter function locks.database_locks_lock_acquire_1 security definer set search_path = pg_catalog, pg_temp;
+//! alter function locks.database_locks_lock_change_1 security definer set search_path = pg_catalog, pg_temp;
+//! revoke all on all functions in schema locks from public;
+//! grant usage on schema locks to app;
+//! grant execute on function locks.database_locks_lock_acquire_1 to app;
+//! grant execute on function locks.database_locks_lock_change_1 to app;
+//! ```
+//!
+//! Such a user locks, and cannot list leases, release by force or clean up.
+//!
+//! # The fence
+//!
+//! A transaction in the same database need not check the fencing token itself:
+//!
+//! ```sql
+//! begin;
+//! select locks.database_locks_lock_fence_1('nightly', 1795689941854652);  -- the lock and the token
+//! -- the work
+//! commit;
+//! ```
+//!
+//! The call fails with 55000 unless the lease with this token is alive; nobody else is granted the lock
+//! before the transaction has ended, and renewals pass meanwhile. It takes the name's row `for key share`.
+//! A Django app, which writes the row without asking, is not held back.
+//!
 //! # What is written when
 //!
-//! - A grant or a renewal updates the name's row, and for a share its own row as well: one
-//!   statement, one round trip, as durable as `synchronous_commit=on` whatever the session's
+//! - A grant or a renewal updates the name's row, and for a share its own row as well: one call of a
+//!   function for a whole batch, one round trip, as durable as `synchronous_commit=on` whatever the session's
 //!   default is (`remote_apply` is kept).
 //! - A busy claim writes nothing. A waiter's mark is one lazy update, when less than half of the
 //!   last mark is left.
@@ -77,8 +114,8 @@
 //!
 //! # pgbouncer and other poolers
 //!
-//! Everything works in transaction mode: no prepared statements are kept, no startup options are
-//! sent, no session state is relied on. Hints do not arrive there, so that waiting takes polls.
+//! Everything works in transaction mode: no prepared statements are kept (unless by `prepare=always`), no
+//! startup options are sent, no session state is relied on. Hints do not arrive there, so that waiting takes polls.
 //! That a wake-up stream listens at all is only known once a probe has come through it.
 //!
 //! # Standbys and failover
@@ -86,8 +123,8 @@
 //! Leases live on the primary: name all hosts in the URL. A server that refuses to write is left,
 //! as is one that breaks a connection or does not answer a request in time, even if it still
 //! accepts connections: the pooled ones that lead to it are closed, and the other hosts are tried
-//! first from then on. If all fail, the error says what each of them said. A refused password or a
-//! wrong setting is told at once. A name that stands for several servers is one host: the driver
+//! first from then on. If all fail, the error says what each of them said. What all of
+//! them refuse, such as a password, is told as such. A name that stands for several servers is one host: the driver
 //! goes on to its next address where one takes no connection, and not where one hangs later.
 //!
 //! With asynchronous replication a failover can lose the last grants, as it loses all other commits:
@@ -99,19 +136,24 @@
 mod backend;
 mod config;
 mod error;
+mod host;
 mod pool;
 mod sql;
 mod tls;
 mod wakeups;
 
 pub use backend::PostgresBackend;
-pub use config::{PostgresConfig, SslMode};
+pub use config::{PostgresConfig, Prepare, SslMode};
+pub use deadpool_postgres;
 
 /// The backend's name in errors and logs.
 const NAME: &str = "postgres";
 
-/// The schema as SQL, for people who run their own migrations. Each statement may be repeated.
+/// The schema as SQL, for people who run their own migrations. Each statement may be repeated. Without a
+/// [`schema`](PostgresConfig::schema) the tables and functions are in `public`.
 #[must_use]
 pub fn schema_sql(config: &PostgresConfig) -> String {
-    sql::schema(config).into_iter().map(|statement| statement + ";\n").collect()
+    let tables = config.tables_in("public");
+    let make_schema = config.named_schema().map(|_| sql::make_schema(&tables)).unwrap_or_default();
+    format!("{make_schema}{}", sql::Statements::new(&tables).schema)
 }

@@ -1,21 +1,24 @@
 //! Connections: a few for claims, one for renewals, and one of its own for whoever listens.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
-use tokio::task::AbortHandle;
+use deadpool_postgres::{ClientWrapper, Connect};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_postgres::error::DbError;
-use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Row, Statement};
 
-use crate::config::{HostConfig, PostgresConfig};
+use crate::config::{PostgresConfig, Prepare};
+use crate::host::{Host, Opened, OwnConnection, Peer};
 use crate::{NAME, error, tls};
+
+/// A value and its type, in the place of `$1` and so on.
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The connections of one backend.
 pub(crate) struct Connections {
@@ -29,9 +32,18 @@ impl Connections {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &PostgresConfig) -> Result<Self> {
         let tls = tls::connector(config.tls())?;
-        let hosts = config.hosts().into_iter().map(|config| Host { config, tls: tls.clone() });
+        let hosts = config.hosts().into_iter().map(|config| Host::new(config, tls.clone()));
         let hosts = Hosts::new(hosts.collect(), config.first_host(), config.host_timeout());
-        let connector = Connector(Arc::new(hosts));
+        Self::from(Source::Hosts(Arc::new(hosts)), config)
+    }
+
+    /// Connections that `connect` makes.
+    pub(crate) fn by(connect: impl Connect + 'static, config: &PostgresConfig) -> Result<Self> {
+        Self::from(Source::Theirs(Arc::new(connect), Arc::new(config.driver().clone())), config)
+    }
+
+    fn from(source: Source, config: &PostgresConfig) -> Result<Self> {
+        let connector = Connector { source, prepare: config.prepared() };
         let pool = |size| {
             Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
                 Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
@@ -55,10 +67,12 @@ impl Connections {
         self.take_from(&self.renewals).await
     }
 
-    /// A connection of the caller's own, which the caller has to drive.
-    pub(crate) async fn own(&self) -> Result<(Client, OwnConnection)> {
-        let (_origin, opened) = self.connector.open().await?;
-        Ok(opened)
+    /// A connection of the caller's own, which the caller has to drive. `None` where somebody else makes
+    /// the connections, and drives them.
+    pub(crate) async fn own(&self) -> Result<Option<(Client, OwnConnection)>> {
+        let Source::Hosts(hosts) = &self.connector.source else { return Ok(None) };
+        let (_origin, opened) = open(hosts).await?;
+        Ok(Some((opened.client, opened.connection)))
     }
 
     /// Where the server is, for messages.
@@ -81,7 +95,9 @@ impl fmt::Debug for Connections {
 }
 
 /// A pooled connection with a request on it. Unless it is given back it is closed when dropped,
-/// because a request that nobody waits for any more may still be at work on it.
+/// because a request that nobody waits for any more may still be at work on it. Where nothing is in
+/// between, the server is told to end that request: one that waits for a lock would not notice that its
+/// client has gone.
 pub(crate) struct InUse {
     object: Option<Object<Connector>>,
     since: Instant,
@@ -91,14 +107,18 @@ impl InUse {
     /// Runs a request and gives the connection back, unless the request broke it.
     pub(crate) async fn run<T>(
         mut self,
-        request: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+        request: impl AsyncFnOnce(&Session) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, tokio_postgres::Error> {
         let Some(object) = &self.object else { unreachable!("it is taken only here and in drop") };
-        let result = request(&object.client).await;
-        if !result.as_ref().is_err_and(error::breaks_connection) {
-            drop(self.object.take());
-        } else if let Some(pool) = Object::pool(object) {
-            pool.manager().0.pass_over(object.origin);
+        let result = request(object).await;
+        let is_broken = result.as_ref().is_err_and(error::breaks_connection);
+        if is_broken && let Some(Link { hosts, origin, .. }) = &object.link {
+            hosts.pass_over(*origin);
+        }
+        if let Some(object) = self.object.take()
+            && is_broken
+        {
+            drop(Object::take(object));
         }
         result
     }
@@ -106,110 +126,137 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            if let Some(pool) = Object::pool(&object) {
-                pool.manager().0.give_up(object.origin, self.since);
-            }
-            drop(Object::take(object));
+        let Some(object) = self.object.take() else { return };
+        let session = Object::take(object);
+        let Some(Link { hosts, origin, peer, is_direct }) = session.link.clone() else { return };
+        hosts.give_up(origin, self.since);
+        // pgbouncer 1.18 was seen to end when it was asked to cancel.
+        if is_direct && let Ok(runtime) = Handle::try_current() {
+            let token = session.client.cancel_token();
+            runtime.spawn(async move { hosts.get(origin).cancel(&token, peer).await });
         }
-    }
-}
-
-/// A connection outside the pools: yields what the server sends unasked, `None` at its end.
-pub(crate) struct OwnConnection(Box<dyn PollMessage>);
-
-impl OwnConnection {
-    /// The next message. Driving it is what makes the requests of its client proceed.
-    ///
-    /// Cancel safe.
-    pub(crate) async fn message(&mut self) -> Option<Result<AsyncMessage, tokio_postgres::Error>> {
-        poll_fn(|cx| self.0.poll_message(cx)).await
-    }
-}
-
-trait PollMessage: Send {
-    fn poll_message(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<AsyncMessage, tokio_postgres::Error>>>;
-}
-
-struct Pollable<T>(Connection<Socket, T>);
-
-impl<T: TlsStream + Unpin + Send> PollMessage for Pollable<T> {
-    fn poll_message(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<AsyncMessage, tokio_postgres::Error>>> {
-        self.0.poll_message(cx)
-    }
-}
-
-/// What connects to the first of the hosts that can be used.
-#[derive(Clone)]
-struct Connector(Arc<Hosts<Host>>);
-
-struct Host {
-    config: HostConfig,
-    tls: MakeRustlsConnect,
-}
-
-impl Connector {
-    /// Gives where the connection leads, and the connection, which nobody drives yet.
-    async fn open(&self) -> Result<(Origin, (Client, OwnConnection))> {
-        self.0.connect(Host::connect).await.map_err(|error| error.with_backend(NAME))
-    }
-}
-
-impl Host {
-    async fn connect(&self) -> Result<(Client, OwnConnection)> {
-        let (client, connection) = self
-            .config
-            .driver
-            .connect(self.tls.clone())
-            .await
-            .map_err(|failed| error::from_driver(failed, &self.config.place))?;
-        Ok((client, OwnConnection(Box::new(Pollable(connection)))))
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.config.place)
-    }
-}
-
-impl Manager for Connector {
-    type Type = Pooled;
-    type Error = Error;
-
-    async fn create(&self) -> Result<Pooled> {
-        let (origin, (client, connection)) = self.open().await?;
-        let driver = tokio::spawn(drive(connection)).abort_handle();
-        Ok(Pooled { client, driver, origin })
-    }
-
-    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Error> {
-        if pooled.client.is_closed() {
-            return Err(RecycleError::message("the connection was closed"));
-        }
-        if self.0.is_stale(pooled.origin) {
-            return Err(RecycleError::message("its host was passed over"));
-        }
-        Ok(())
     }
 }
 
 /// A pooled connection. It is cut when dropped, whatever is at work on it.
-struct Pooled {
-    client: Client,
-    driver: AbortHandle,
-    origin: Origin,
+pub(crate) struct Session {
+    client: ClientWrapper,
+    /// Where it leads, unless somebody else has made it.
+    link: Option<Link>,
+    /// Whether statements may be prepared, which belong to a server's connection: behind a pooler
+    /// that may be another one the next time.
+    prepares: bool,
 }
 
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        self.driver.abort();
+#[derive(Clone)]
+struct Link {
+    hosts: Arc<Hosts<Host>>,
+    origin: Origin,
+    peer: Peer,
+    is_direct: bool,
+}
+
+impl Session {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs a statement in one round trip, after one more the first time that it is prepared.
+    pub(crate) async fn query(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let prepared = self.prepare(statement, parameters).await?;
+        self.send(prepared.as_ref(), statement, parameters).await
+    }
+
+    /// The statement prepared, where that is safe.
+    pub(crate) async fn prepare(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        if !self.prepares {
+            return Ok(None);
+        }
+        let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
+        self.client.prepare_typed_cached(statement, &types).await.map(Some)
+    }
+
+    /// Sends a statement at the first poll.
+    pub(crate) async fn send(
+        &self,
+        prepared: Option<&Statement>,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match prepared {
+            None => self.client.query_typed(statement, parameters).await,
+            Some(prepared) => {
+                let values: Vec<_> = parameters.iter().map(|(value, _)| *value).collect();
+                self.client.query(prepared, &values).await
+            }
+        }
+    }
+}
+
+/// What makes the connections of a pool.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    source: Source,
+    prepare: Prepare,
+}
+
+#[derive(Clone)]
+enum Source {
+    /// The first of the hosts that can be used.
+    Hosts(Arc<Hosts<Host>>),
+    /// Code of the user's.
+    Theirs(Arc<dyn Connect>, Arc<tokio_postgres::Config>),
+}
+
+/// Gives where the connection leads, and the connection, which nobody drives yet.
+///
+/// Boxed, lest whoever connects has a future so deep that the compiler gives up.
+async fn open(hosts: &Hosts<Host>) -> Result<(Origin, Opened)> {
+    Box::pin(hosts.connect(Host::connect)).await.map_err(|error| error.with_backend(NAME))
+}
+
+impl Manager for Connector {
+    type Type = Session;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Session> {
+        let (client, link, is_direct) = match &self.source {
+            Source::Hosts(hosts) => {
+                let (origin, Opened { client, connection, peer, is_direct }) = open(hosts).await?;
+                let client = ClientWrapper::new(client, tokio::spawn(drive(connection)));
+                let hosts = Arc::clone(hosts);
+                (client, Some(Link { hosts, origin, peer, is_direct }), is_direct)
+            }
+            Source::Theirs(connect, config) => {
+                let made = connect.connect(config).await;
+                let (client, task) = made.map_err(|e| error::from_driver(e, "the server"))?;
+                (ClientWrapper::new(client, task), None, false)
+            }
+        };
+        let prepares = match self.prepare {
+            Prepare::Auto => is_direct,
+            Prepare::Always => true,
+            Prepare::Never => false,
+        };
+        Ok(Session { client, link, prepares })
+    }
+
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Error> {
+        if session.client.is_closed() {
+            return Err(RecycleError::message("the connection was closed"));
+        }
+        if session.link.as_ref().is_some_and(|link| link.hosts.is_stale(link.origin)) {
+            return Err(RecycleError::message("its host was passed over"));
+        }
+        Ok(())
     }
 }
 
@@ -240,4 +287,35 @@ async fn drive(mut connection: OwnConnection) {
 /// The routine is not translated, unlike the message.
 fn is_commit_unconfirmed(notice: &DbError) -> bool {
     notice.routine() == Some("SyncRepWaitForLSN")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use database_locks_test_servers::{PgBouncer, PoolMode, Postgres, Proxy, Server as _};
+
+    use super::*;
+
+    async fn prepares(url: &str, parameter: &str) -> bool {
+        let more = if url.contains('?') { '&' } else { '?' };
+        let config = PostgresConfig::from_url(&format!("{url}{more}{parameter}")).unwrap();
+        let connections = Connections::new(&config).unwrap();
+        let session = connections.shared().await.unwrap();
+        let prepared = session.run(async |session| session.prepare("select 1", &[]).await).await;
+        prepared.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn statements_are_prepared_where_nothing_is_in_between() {
+        let server = Postgres::start().unwrap();
+        let proxy = Proxy::start(server.port()).unwrap();
+        let pooler = PgBouncer::start(&server, PoolMode::Transaction).unwrap();
+        let through = server.at_port(proxy.port());
+        assert!(prepares(server.url(), "prepare=auto").await);
+        assert!(!prepares(through.url(), "prepare=auto").await, "through a proxy");
+        assert!(!prepares(pooler.url(), "prepare=auto").await, "through a pooler");
+        assert!(prepares(through.url(), "prepare=always").await);
+        assert!(!prepares(server.url(), "prepare=never").await);
+    }
 }

@@ -60,7 +60,8 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
 
         // The row is locked while the lease is alive: nobody waits, and nothing is decided.
         let started = Instant::now();
-        assert_eq!(ask(&backend, &claim(asked.name.as_str())).await.kind(), "busy");
+        let kind = ask(&backend, &claim(asked.name.as_str())).await.kind();
+        assert!(["busy", "skipped"].contains(&kind), "{kind}");
         let free = hold(&backend, &claim(&format!("beside {end} {share}"))).await;
         assert!(started.elapsed() < Duration::from_secs(5), "a try waited for a row lock");
         assert!(matches!(
@@ -100,10 +101,54 @@ async fn locked_row_does_not_stall_the_other_names_of_a_batch() {
     let verdicts =
         backend.acquire(&[claim("a"), claim("b"), claim("uncommitted"), claim("c")]).await.unwrap();
     let kinds: Vec<_> = verdicts.iter().map(Kind::kind).collect();
-    assert_eq!(kinds, ["busy", "granted", "busy", "granted"]);
+    assert_eq!(kinds, ["busy", "granted", "skipped", "granted"]);
 
     transaction.rollback().await.unwrap();
     assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+}
+
+#[tokio::test]
+async fn locked_share_does_not_stall_the_other_leases_of_a_batch() {
+    let (store, backend) = Store::migrated().await;
+    let leases = [
+        hold(&backend, &reader("a")).await,
+        hold(&backend, &reader("a")).await,
+        hold(&backend, &claim("b")).await,
+    ];
+    let blocker = store.client().await;
+    blocker.batch_execute("begin").await.unwrap();
+    blocker
+        .query(
+            "select from database_locks_lock_share where attempt = $1 for update",
+            &[&leases[0].attempt.as_uuid()],
+        )
+        .await
+        .unwrap();
+    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let renewed = tokio::time::timeout(Duration::from_secs(20), backend.renew(&renewals));
+    let renewed = renewed.await.expect("the batch waited for a share's row").unwrap();
+    assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive, Renewed::Alive]);
+    let released = tokio::time::timeout(Duration::from_secs(20), backend.release(&leases));
+    let released = released.await.expect("the batch waited for a share's row").unwrap();
+    assert_eq!(released, [Released::Skipped, Released::Freed, Released::Freed]);
+
+    // A grant of all of a lock has to remove the rows of shares that have ended.
+    expire(&store, "a").await;
+    let claims = [claim("a"), claim("b"), claim("c")];
+    let verdicts = tokio::time::timeout(Duration::from_secs(20), backend.acquire(&claims));
+    let verdicts = verdicts.await.expect("the batch waited for a share's row").unwrap();
+    let kinds: Vec<_> = verdicts.iter().map(Kind::kind).collect();
+    assert_eq!(kinds, ["skipped", "granted", "granted"]);
+    blocker.batch_execute("rollback").await.unwrap();
+    hold(&backend, &claim("a")).await;
+}
+
+/// Lets all leases of a name have expired.
+async fn expire(store: &Store, lock: &str) {
+    let sql = "update database_locks_lock
+               set expires_at = now() - interval '1 s', lease_expires_at = now() - interval '1 s'
+               where name = $1";
+    store.client().await.execute(sql, &[&lock]).await.unwrap();
 }
 
 #[tokio::test]
@@ -421,6 +466,19 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
     assert_ne!(after[0], before[0], "the mark was not written");
     ask(&backend, &marked).await;
     assert_eq!(state().await, after, "the mark was written though it was not due");
+    client
+        .batch_execute(
+            "update database_locks_lock set waiting_until = waiting_until - interval '31 s'",
+        )
+        .await
+        .unwrap();
+    let half_over = state().await;
+    ask(&backend, &marked).await;
+    assert_ne!(
+        state().await[0],
+        half_over[0],
+        "the mark was not renewed though half of it was over"
+    );
 }
 
 #[tokio::test]
@@ -481,7 +539,7 @@ async fn dropped_request_takes_its_connection_with_it() {
     let token = loop {
         match ask(&backend, &stuck[0]).await {
             Verdict::Granted(token) => break token,
-            Verdict::Busy(_) => {}
+            Verdict::Skipped => {}
             other => panic!("{other:?}"),
         }
     };
@@ -616,6 +674,7 @@ impl Kind for Verdict {
             Verdict::Busy(_) => "busy",
             Verdict::CapacityMismatch(_) => "mismatch",
             Verdict::Ended => "ended",
+            Verdict::Skipped => "skipped",
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod fencing;
 pub(crate) mod inspection;
 pub(crate) mod lease;
 pub(crate) mod loss;
+pub(crate) mod model;
 pub(crate) mod names;
 pub(crate) mod owner;
 pub(crate) mod release;

@@ -34,6 +34,7 @@ macro_rules! __for_all_cases {
                 try_never_waits_behind_a_row_lock,
                 row_lock_stalls_no_other_name_of_a_batch,
                 empty_batch_is_answered_with_nothing,
+                largest_batch_is_answered_item_by_item,
                 name_twice_in_a_batch_is_granted_once,
             }
             shared_and_permits {
@@ -41,10 +42,13 @@ macro_rules! __for_all_cases {
                 writer_waits_for_readers_and_readers_for_the_writer,
                 permits_are_granted_up_to_the_capacity,
                 weights_above_one_count,
+                shares_of_one_name_in_a_batch_are_decided_one_after_the_other,
+                many_shares_of_one_name_are_held_at_once,
                 holders_stay_within_the_capacity_under_contention,
                 another_capacity_is_refused_while_held,
                 capacity_changes_when_nothing_is_held,
                 expired_reader_does_not_hold_back_a_writer,
+                grace_holds_back_expired_shares_and_claims_of_shares,
                 waiting_writer_is_not_starved_by_readers,
                 mark_of_a_writer_that_gave_up_runs_out,
             }
@@ -63,6 +67,8 @@ macro_rules! __for_all_cases {
                 renewal_keeps_it_past_several_ttls,
                 renewal_is_refused_after_expiry,
                 renewal_is_refused_after_release,
+                renewal_of_a_share_is_refused_after_its_end,
+                renewal_gives_the_time_that_it_asks_for,
                 renewal_is_refused_when_somebody_else_holds_it,
                 renewal_is_refused_with_an_old_token,
                 infinite_ttl_never_expires_and_can_be_released,
@@ -76,6 +82,7 @@ macro_rules! __for_all_cases {
                 release_after_expiry_reports_the_loss,
                 stale_holder_cannot_release_its_successor,
                 same_owner_text_with_another_attempt_is_refused,
+                another_token_with_the_same_attempt_is_refused,
                 another_owner_with_the_same_attempt_is_refused,
                 dropped_guard_frees_the_lock,
                 panic_frees_the_lock,
@@ -86,6 +93,7 @@ macro_rules! __for_all_cases {
             owner {
                 tasks_without_an_explicit_owner_exclude_each_other,
                 explicit_owner_joins_in_process_and_frees_with_the_last_guard,
+                explicit_owner_supersedes_none_but_its_own_shares,
                 superseded_guard_learns_it,
                 claims_without_an_explicit_owner_exclude_each_other,
                 explicit_owner_supersedes_from_another_client,
@@ -115,6 +123,7 @@ macro_rules! __for_all_cases {
                 replay_of_a_live_attempt_returns_the_same_token,
                 replay_of_a_released_attempt_is_refused,
                 replay_of_an_expired_attempt_is_refused,
+                claims_of_one_owner_in_a_batch_get_growing_tokens,
                 lost_answer_costs_no_second_lease,
             }
             names {
@@ -146,6 +155,9 @@ macro_rules! __for_all_cases {
                 deadlocks_and_serialization_failures_are_retried_inside,
                 crossing_batches_end_without_an_error,
             }
+            model {
+                random_batches_agree_with_the_ledger,
+            }
             connections {
                 sixty_four_waiters_share_a_pool_of_one,
                 hundred_cycles_leak_no_connection,
@@ -160,6 +172,7 @@ macro_rules! __for_all_cases {
                 forced_release_ends_the_holders_lease,
                 forced_release_cannot_hit_the_next_holder,
                 clean_up_removes_only_what_was_idle_for_the_retention,
+                clean_up_beside_claims_removes_nothing_that_is_held,
                 clean_up_never_removes_what_is_held,
             }
         }

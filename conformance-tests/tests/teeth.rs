@@ -14,7 +14,7 @@ use database_locks_core::ledger::{Ledger, Until};
 use database_locks_core::{
     Attempt, Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery,
     LockBackend, LockName, LossReason, Owner, Released, Renewal, Renewed, Result, Share, Token,
-    Verdict,
+    Ttl, Verdict,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,16 @@ enum Fault {
     NameTwiceIsGrantedTwice,
     ForgetsDeletedRows,
     TrustsTheClientsClock,
+    RaisesDeadShares,
+    TokenIsTheClock,
+    CleanUpRemovesWhatWasIdle,
+    OwnerSupersedesAll,
+    IgnoresGraceOfShares,
+    CutsLargeBatches,
+    MixesLargeBatches,
+    RenewalAddsToTheOldExpiry,
+    ReleaseIgnoresTheToken,
+    DecidesOneShareOfABatch,
 }
 
 /// A fault, and the case that it must fail.
@@ -109,6 +119,29 @@ const TEETH: &[(Fault, &str)] = &[
     (Fault::NameTwiceIsGrantedTwice, "exclusive::name_twice_in_a_batch_is_granted_once"),
     (Fault::ForgetsDeletedRows, "lease::holder_learns_that_its_row_was_deleted"),
     (Fault::TrustsTheClientsClock, "time::client_clock_an_hour_off_changes_nothing"),
+    (Fault::RaisesDeadShares, "lease::renewal_of_a_share_is_refused_after_its_end"),
+    (Fault::TokenIsTheClock, "fencing::claims_of_one_owner_in_a_batch_get_growing_tokens"),
+    (
+        Fault::CleanUpRemovesWhatWasIdle,
+        "inspection::clean_up_beside_claims_removes_nothing_that_is_held",
+    ),
+    (Fault::OwnerSupersedesAll, "owner::explicit_owner_supersedes_none_but_its_own_shares"),
+    (
+        Fault::IgnoresGraceOfShares,
+        "shared_and_permits::grace_holds_back_expired_shares_and_claims_of_shares",
+    ),
+    (Fault::CutsLargeBatches, "exclusive::largest_batch_is_answered_item_by_item"),
+    (Fault::MixesLargeBatches, "exclusive::largest_batch_is_answered_item_by_item"),
+    (Fault::RenewalAddsToTheOldExpiry, "lease::renewal_gives_the_time_that_it_asks_for"),
+    (Fault::ReleaseIgnoresTheToken, "release::another_token_with_the_same_attempt_is_refused"),
+    (
+        Fault::DecidesOneShareOfABatch,
+        "shared_and_permits::shares_of_one_name_in_a_batch_are_decided_one_after_the_other",
+    ),
+    (
+        Fault::DecidesOneShareOfABatch,
+        "shared_and_permits::many_shares_of_one_name_are_held_at_once",
+    ),
 ];
 
 #[test]
@@ -182,14 +215,22 @@ impl LockBackend for Sabotaged {
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
         let mut earlier: Vec<&LockName> = Vec::new();
-        claims
-            .iter()
-            .map(|claim| {
-                let twice = earlier.contains(&&claim.name);
-                earlier.push(&claim.name);
-                self.decide(claim, twice)
-            })
-            .collect()
+        let micros = self.with_store(|_, _, micros| micros);
+        let verdicts = claims.iter().map(|claim| {
+            let twice = earlier.contains(&&claim.name);
+            earlier.push(&claim.name);
+            if twice && self.fault == Fault::DecidesOneShareOfABatch {
+                return Ok(Verdict::Skipped);
+            }
+            self.decide(claim, twice, micros)
+        });
+        let mut verdicts: Vec<Verdict> = verdicts.collect::<Result<_>>()?;
+        match self.fault {
+            Fault::CutsLargeBatches => verdicts.truncate(100),
+            Fault::MixesLargeBatches if verdicts.len() > 100 => verdicts.rotate_left(1),
+            _ => {}
+        }
+        Ok(verdicts)
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
@@ -207,6 +248,9 @@ impl LockBackend for Sabotaged {
                     let lease = match (self.fault, ledger.entries.last()) {
                         (Fault::ReleaseIgnoresTheAttempt, Some(e)) => {
                             LeaseId { attempt: e.attempt, token: e.token, ..lease.clone() }
+                        }
+                        (Fault::ReleaseIgnoresTheToken, Some(e)) => {
+                            LeaseId { token: e.token, ..lease.clone() }
                         }
                         (Fault::ReleaseIgnoresTheOwner, Some(e)) => {
                             LeaseId { owner: e.owner.clone(), ..lease.clone() }
@@ -251,6 +295,16 @@ impl LockBackend for Sabotaged {
     }
 
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        if self.fault == Fault::CleanUpRemovesWhatWasIdle {
+            let found: Vec<LockName> = self.with_store(|store, now, micros| {
+                let is_idle = |ledger: &Ledger| ledger.is_idle(idle, now, micros);
+                store.names.iter().filter(|(_, l)| is_idle(l)).map(|(n, _)| n.clone()).collect()
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            return Ok(self.with_store(|store, _, _| {
+                found.iter().filter(|name| store.names.remove(*name).is_some()).count() as u64
+            }));
+        }
         Ok(self.with_store(|store, now, micros| {
             let before = store.names.len();
             store.names.retain(|name, ledger| match self.fault {
@@ -283,7 +337,7 @@ impl Sabotaged {
         LockName::new(folded).unwrap()
     }
 
-    fn decide(&self, claim: &Claim, twice: bool) -> Result<Verdict> {
+    fn decide(&self, claim: &Claim, twice: bool, batch_micros: u64) -> Result<Verdict> {
         let mut claim = claim.clone();
         let claimed = claim.name.clone();
         claim.name = self.key(&claimed);
@@ -297,6 +351,7 @@ impl Sabotaged {
                 let wrong = match self.fault {
                     Fault::TokenFalls => Some(u64::MAX / 4 - token.get()),
                     Fault::TokenRepeats if before.token > 0 => Some(before.token),
+                    Fault::TokenIsTheClock => Some(batch_micros),
                     _ => None,
                 };
                 if let (Some(wrong), Some(entry)) = (wrong, ledger.entries.last_mut()) {
@@ -361,6 +416,14 @@ impl Sabotaged {
             Fault::StarvesWriters => claim.mark = None,
             Fault::MarksLastForEver => claim.mark = claim.mark.map(|_| Duration::MAX),
             Fault::IgnoresGrace => claim.grace = Duration::ZERO,
+            Fault::IgnoresGraceOfShares if !claim.share.is_exclusive() => {
+                claim.grace = Duration::ZERO;
+            }
+            Fault::OwnerSupersedesAll if claim.owner.is_explicit() => {
+                for entry in &mut ledger.entries {
+                    entry.owner = claim.owner.clone();
+                }
+            }
             Fault::IgnoresSupersession => {
                 claim.owner = Owner::label_only(claim.owner.label()).unwrap();
             }
@@ -393,6 +456,21 @@ impl Sabotaged {
                 };
                 for entry in ledger.entries.iter_mut().filter(|e| dead(e.until)) {
                     entry.until = Until::Expiry(now + Duration::from_micros(1));
+                }
+            }
+            Fault::RaisesDeadShares => {
+                let shares = ledger.entries.iter_mut().filter(|e| !e.share.is_exclusive());
+                for entry in shares.filter(|e| e.attempt == renewal.lease.attempt) {
+                    entry.until = Until::Expiry(now + Duration::from_micros(1));
+                }
+            }
+            Fault::RenewalAddsToTheOldExpiry => {
+                let entry = ledger.entries.iter().find(|e| e.attempt == renewal.lease.attempt);
+                if let (Some(entry), Ttl::Finite(ttl)) = (entry, renewal.ttl)
+                    && let Until::Expiry(at) = entry.until
+                {
+                    let longer = ttl.get() + at.saturating_sub(now);
+                    renewal.ttl = Ttl::new(longer).unwrap_or(renewal.ttl);
                 }
             }
             Fault::RenewalIgnoresTheToken => {

@@ -24,9 +24,9 @@ use crate::ttl::Ttl;
 /// A store of leases.
 ///
 /// Every verb takes a batch and answers with one entry for each item, in the order of the items.
-/// The engine never puts one name twice into a batch; a batch that does so must still be safe:
-/// answer as if the items had come one after the other, or answer the later ones with `Busy` or
-/// `Skipped`.
+/// Several items of a batch may be of one name. They are answered as if they had come one after the
+/// other, or some of them with `Skipped`; thousands of readers of one name depend on it that as many of
+/// them are decided at once as of different names.
 ///
 /// # To ensure correctness
 ///
@@ -37,8 +37,8 @@ use crate::ttl::Ttl;
 ///   decide in SQL.
 /// - **Time belongs to the server.** Whether a lease is alive is judged by the backend's clock at
 ///   the moment of the decision, after any wait for a row lock. Only durations cross this trait.
-/// - **A row that somebody else has locked is not waited for.** It is answered with `Busy`
-///   without a holder, or `Skipped`, and does not stall the other names of the batch.
+/// - **A row that somebody else has locked is not waited for.** It is answered with `Skipped`, and
+///   does not stall the other names of the batch.
 /// - **Answers are durable.** What was answered with `Granted` survives a restart of the server.
 ///
 /// # Errors
@@ -46,6 +46,16 @@ use crate::ttl::Ttl;
 /// An error means that the outcome of the whole batch is unknown. The engine repeats what is
 /// [retryable](crate::Error::is_retryable), each item under its own attempt, and otherwise asks
 /// for the items of the batch one by one, so that one poisonous item fails alone.
+///
+/// # How the engine calls it
+///
+/// The engine calls from tasks of its own runtime, which runs on a thread of its own, and users may call
+/// the same backend from theirs (`list`, for example). A driver that spawns a task where it connects must
+/// bear that the runtime of that task ends before the backend does.
+///
+/// What is [`Skipped`](Verdict::Skipped) is asked again within some 20 ms (a release), an eighth of the
+/// renewal period, or at the pace of a waiter. Leave timeouts and repetitions to the engine: each call
+/// has [a few seconds](crate::LocksBuilder::request_timeout).
 ///
 /// # Cancel safety
 ///
@@ -83,7 +93,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// how many.
     ///
     /// Never touches a held name, nor one whose token is not older than `idle` by the server's
-    /// clock, since the next token of a forgotten name starts at that clock.
+    /// clock, since the next token of a forgotten name starts at that clock. Whether it is held is looked
+    /// at when it is forgotten. Zero says that nothing is left to forget.
     async fn clean_up(&self, idle: Duration) -> Result<u64>;
 
     /// A new stream of hints that names were released, or `None` where the backend has none.
@@ -179,14 +190,15 @@ pub enum Verdict {
     CapacityMismatch(u32),
     /// This attempt held a lease before, and that lease has ended: it is not granted again.
     Ended,
+    /// Its row is locked by somebody: ask again, nothing was decided.
+    Skipped,
 }
 
 /// Why a claim did not fit, as far as the backend could tell without waiting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Busy {
-    /// One of those who hold it, none of whom is the claim's own attempt. `None` where the row was
-    /// locked, so that the attempt may hold it all the same, or the claim stands back for a heavier
-    /// waiter.
+    /// One of those who hold it, none of whom is the claim's own attempt. `None` where the claim stands
+    /// back for a heavier waiter.
     pub holder: Option<Holder>,
     /// How long until a lease of this name expires, unless it is renewed: asking before is of no
     /// use without a hint. `None` where that is not known.
@@ -270,7 +282,8 @@ pub struct LeaseInfo {
 /// A hint from the backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wakeup {
-    /// Hints were seen to arrive: from here on, polling may be slow.
+    /// Hints were seen to arrive, one that was sent to oneself for example: from here on, polling may be
+    /// slow. Where it is said and not true, waiters wait for a second or two longer than they need.
     Listening,
     /// This name was released.
     Released(LockName),

@@ -59,9 +59,10 @@ impl<H: fmt::Display> Hosts<H> {
     ///
     /// # Errors
     ///
-    /// What `connect` reports, at once, unless it is [retryable](Error::is_retryable): only that may
-    /// another host do better. [`ErrorKind::Unavailable`] if no host can be used; the message says
-    /// why for each.
+    /// What `connect` reports of the first host, if no host can be used and none of them says what is
+    /// [retryable](Error::is_retryable): a password that all refuse. Otherwise
+    /// [`ErrorKind::Unavailable`], since a host that refuses may be one that is being set up; the message
+    /// says why for each.
     ///
     /// # Cancel safety
     ///
@@ -88,13 +89,12 @@ impl<H: fmt::Display> Hosts<H> {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok((self.origin(at), connection));
                 }
-                Ok(Err(error)) if error.is_retryable() => {
+                Ok(Err(error)) => {
                     // It answers: its other connections may be as good as ever, and hard to
                     // replace where it takes no more of them.
                     self.yield_to_next(at);
                     error
                 }
-                Ok(Err(error)) => return Err(error),
                 Err(_) => {
                     self.pass_over(before);
                     unavailable(format!(
@@ -128,6 +128,12 @@ impl<H: fmt::Display> Hosts<H> {
         if now.compare_exchange(epoch, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.yield_to_next(host);
         }
+    }
+
+    /// The host of a connection.
+    #[must_use]
+    pub fn get(&self, connection: Origin) -> &H {
+        &self.all[connection.host].host
     }
 
     /// Whether the connection's host was passed over since it was made: it is better closed than
@@ -172,12 +178,11 @@ impl<H: fmt::Display> fmt::Debug for Hosts<H> {
     }
 }
 
-/// One error of all the hosts that cannot be used. A single one speaks for itself.
+/// One error of all the hosts that cannot be used. A single one speaks for itself, and so does the first
+/// where no other try may do better.
 fn together(mut failures: Vec<Error>) -> Error {
-    if failures.len() == 1
-        && let Some(only) = failures.pop()
-    {
-        return only;
+    if failures.len() == 1 || !failures.iter().any(Error::is_retryable) && !failures.is_empty() {
+        return failures.swap_remove(0);
     }
     let said: Vec<&str> = failures.iter().map(Error::message).collect();
     unavailable(format!("no host can be used: {}", said.join("; ")))
@@ -340,13 +345,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn error_that_no_other_host_may_mend_is_told_at_once() {
-        let hosts = hosts();
+    async fn what_all_hosts_refuse_is_told_and_what_one_refuses_is_asked_of_the_next() {
         let refused = async |_: &str| Err(Error::new(ErrorKind::Permission, "who are you"));
-        for _ in 0..2 {
-            let (tried, result) = tried(&hosts, refused).await;
-            assert_eq!(tried, "a");
-            assert_eq!(result.unwrap_err().kind(), ErrorKind::Permission);
-        }
+        let (all, result) = tried(&hosts(), refused).await;
+        assert_eq!((all.as_str(), result.unwrap_err().kind()), ("abc", ErrorKind::Permission));
+
+        let (some, result) = tried(&hosts(), async |host| match host {
+            "a" => refused(host).await,
+            "b" => is_down(host).await,
+            _ => works(host).await,
+        })
+        .await;
+        assert_eq!((some.as_str(), result.unwrap().0.host), ("abc", 2));
+        let (_, result) = tried(&hosts(), async |host| match host {
+            "a" => refused(host).await,
+            _ => is_down(host).await,
+        })
+        .await;
+        let error = result.unwrap_err();
+        assert!(error.is_retryable(), "the one that is down may come back: {error}");
     }
 }

@@ -11,6 +11,7 @@ use crate::share::Share;
 /// A random id (UUID v7), one for each acquire call and reused for that call's retries.
 ///
 /// It is the identity of the lease that it wins: host and process are only a label.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt(Uuid);
 
@@ -45,6 +46,7 @@ impl fmt::Display for Attempt {
 ///
 /// Pass it along with what the work writes, and let the protected resource refuse a token that is
 /// lower than one it has seen. It fits a signed 64-bit column.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);
 

@@ -4,9 +4,51 @@
 //! A backend that can load and store a name's state as a whole (a map, a file, a key-value store
 //! with transactions) needs nothing else. Backends that decide in SQL are tested against it.
 //!
-//! Time is a [`Duration`] since an epoch of the backend's choice, read after the state was locked.
-//! It must not run backwards while leases live.
+//! # The rule
+//!
+//! A lease **lives** until it expires, is released or is superseded. To a claim it **counts** while it
+//! lives and, if it has expired, for the claim's grace beyond that. In the order of these lines, a claim
+//!
+//! 1. whose attempt is known already gets the same token and a fresh TTL while that lease lives, and is
+//!    [`Ended`](Verdict::Ended) after;
+//! 2. is a [`CapacityMismatch`](Verdict::CapacityMismatch) if a lease counts that is of another capacity;
+//! 3. is [`Busy`](Verdict::Busy) if the weights that count and its own exceed the capacity. It names the
+//!    lease that lives longest, and is asked again when the first of them ends;
+//! 4. is busy without a holder if a heavier waiter has left a mark that has not run out;
+//! 5. is granted, with the token `max(last + 1, µs since 1970)`.
+//!
+//! Leases of the claim's own explicit owner never count: a grant *supersedes* them. A grant also ends
+//! for good what did not count, lest it live again when the clock is set back. A grant of all of the
+//! lock forgets every other lease; a grant of a share remembers those that have ended, so that a late
+//! replay of their attempts is refused, up to [`MOST_REMEMBERED`](Ledger::MOST_REMEMBERED).
+//!
+//! A busy claim with a [`mark`](Claim::mark) leaves it, unless a heavier one is there that has not run out.
+//! The grant of a claim of at least that weight takes the weight away and leaves the mark, since others
+//! may still wait: a release asks for a hint as long as any mark has not run out.
+//!
+//! A renewal and a release touch a lease only if attempt, token and owner match and it lives. Otherwise
+//! they tell why it was lost, by the first of these that is true:
+//!
+//! | what is known | reason |
+//! |---|---|
+//! | it was released, and its row bears the same owner's name | [`Forced`](LossReason::Forced) |
+//! | it was released, and its row bears another name | [`Taken`](LossReason::Taken) |
+//! | there is a newer lease of the same explicit owner | [`Superseded`](LossReason::Superseded) |
+//! | nothing is known of the name | [`Deleted`](LossReason::Deleted) |
+//! | there is a newer lease that does not fit beside it | [`Taken`](LossReason::Taken) |
+//! | the lease is known, or a token as high as its own was granted | [`Expired`](LossReason::Expired) |
+//! | anything else | [`Deleted`](LossReason::Deleted) |
+//!
+//! # Time
+//!
+//! Time is a [`Duration`] since an epoch of the backend's choice. It should not run backwards while
+//! leases live (if it does, they live longer by as much), and is told apart from the wall clock, which
+//! may, and which tokens begin at. A backend that holds a lock on the name's state reads the time after it
+//! has the lock. One that reads, decides and then writes if the state is unchanged must also make sure
+//! that the decision still [holds](Ledger::holds_until) when it is written: what was extended may have
+//! expired meanwhile.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::backend::Verdict;
@@ -18,12 +60,8 @@ use crate::owner::Owner;
 use crate::share::Share;
 use crate::ttl::Ttl;
 
-/// How long an ended share is remembered, so that a late replay of its attempt is refused.
-const REMEMBERED: Duration = Duration::from_mins(1);
-/// How many ended shares are remembered at most.
-const MOST_REMEMBERED: usize = 16;
-
 /// All that is known of one name.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The highest token that was ever granted; 0 for none.
@@ -37,6 +75,7 @@ pub struct Ledger {
 }
 
 /// A lease, alive or ended.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The acquire call that won it.
@@ -54,17 +93,19 @@ pub struct Entry {
 }
 
 /// Until when a lease lives.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// Without end.
     Forever,
-    /// Until this moment, exclusive.
+    /// Until this moment, exclusive. At zero it has ended for good: see [`Until::ENDED`].
     Expiry(Duration),
     /// It was released at this moment.
     Released(Duration),
 }
 
 /// "Somebody waits."
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Until when the mark counts, exclusive.
@@ -74,6 +115,11 @@ pub struct Mark {
 }
 
 impl Ledger {
+    /// With more leases than this that have ended, a grant of a share forgets the oldest of them…
+    pub const MOST_REMEMBERED: usize = 64;
+    /// … and keeps this many, so that a late replay of their attempts is refused.
+    pub const LEAST_REMEMBERED: usize = 16;
+
     /// Decides a claim. `micros` is the server's wall clock in µs since 1970, for the token.
     pub fn acquire(&mut self, claim: &Claim, now: Duration, micros: u64) -> Verdict {
         let share = claim.share;
@@ -106,7 +152,7 @@ impl Ledger {
 
         self.token = micros.max(self.token + 1);
         self.touched = now;
-        self.forget_ended(claim, now);
+        self.make_room(claim, now);
         self.entries.push(Entry {
             attempt: claim.attempt,
             token: Token::new(self.token),
@@ -168,6 +214,27 @@ impl Ledger {
             .collect()
     }
 
+    /// Until when what was decided of it holds, exclusive, if it was `before` at `now`; `None` without end.
+    ///
+    /// For stores that decide first and write later, if nothing has changed: what is extended must still
+    /// be alive when it is written, and what is granted too.
+    #[must_use]
+    pub fn holds_until(&self, before: &Self, now: Duration) -> Option<Duration> {
+        let expiry = |entry: &Entry| match entry.until {
+            Until::Expiry(at) if at > now => Some(at),
+            _ => None,
+        };
+        let was: HashMap<_, _> = before.entries.iter().map(|e| ((e.attempt, e.token), e)).collect();
+        self.entries
+            .iter()
+            .map(|entry| (entry, was.get(&(entry.attempt, entry.token))))
+            .filter(|(entry, was)| was.is_none_or(|was| was != entry))
+            .filter(|(entry, _)| !matches!(entry.until, Until::Released(_) | Until::ENDED))
+            .flat_map(|(entry, was)| [expiry(entry), was.and_then(|was| expiry(was))])
+            .flatten()
+            .min()
+    }
+
     /// Whether [`clean_up`](crate::LockBackend::clean_up) may forget this name. `micros` as in
     /// [`acquire`](Self::acquire).
     #[must_use]
@@ -179,22 +246,32 @@ impl Ledger {
             && self.token.saturating_add(idle_micros) <= micros
     }
 
-    /// Drops what `claim` supersedes, and what has ended and need not be remembered: all of it once
-    /// the lock is granted to one alone, as where a single row decides.
-    fn forget_ended(&mut self, claim: &Claim, now: Duration) {
+    /// Ends for good what `claim` was granted in spite of: what it supersedes, and what counted as dead,
+    /// lest it rise when the clock is set back. All of it is forgotten once the lock is granted to one
+    /// alone, as where a single row decides.
+    fn make_room(&mut self, claim: &Claim, now: Duration) {
+        if claim.share.is_exclusive() {
+            self.entries.clear();
+            return;
+        }
         let counts = |e: &Entry| e.until.counts(now, claim.grace);
         let ended = self.entries.iter().filter(|e| !counts(e)).count();
-        let room = if claim.share.is_exclusive() { 0 } else { MOST_REMEMBERED };
-        let mut surplus = ended.saturating_sub(room);
+        let mut surplus = match ended > Self::MOST_REMEMBERED {
+            true => ended - Self::LEAST_REMEMBERED,
+            false => 0,
+        };
         // The oldest come first.
         self.entries.retain(|e| {
-            if counts(e) {
-                return !claim.owner.supersedes(&e.owner);
-            }
-            let too_many = surplus > 0;
-            surplus = surplus.saturating_sub(1);
-            !too_many && e.until.ended_after(now.saturating_sub(REMEMBERED))
+            let stays = counts(e) || surplus == 0;
+            surplus -= usize::from(!stays);
+            stays
         });
+        for entry in &mut self.entries {
+            let is_over = !counts(entry) || claim.owner.supersedes(&entry.owner);
+            if is_over && !matches!(entry.until, Until::Released(_)) {
+                entry.until = Until::ENDED;
+            }
+        }
     }
 
     fn find(&mut self, lease: &LeaseId) -> Option<&mut Entry> {
@@ -242,6 +319,9 @@ impl Ledger {
 }
 
 impl Until {
+    /// Of a lease whose place was given away: it ended before all time, whatever a clock says later.
+    pub const ENDED: Self = Self::Expiry(Duration::ZERO);
+
     fn after(ttl: Ttl, now: Duration) -> Self {
         match ttl {
             Ttl::Infinite => Self::Forever,
@@ -258,15 +338,8 @@ impl Until {
     fn counts(self, now: Duration, grace: Duration) -> bool {
         match self {
             Self::Forever => true,
-            Self::Expiry(at) => at.saturating_add(grace) > now,
+            Self::Expiry(at) => at > Duration::ZERO && at.saturating_add(grace) > now,
             Self::Released(_) => false,
-        }
-    }
-
-    fn ended_after(self, moment: Duration) -> bool {
-        match self {
-            Self::Forever => true,
-            Self::Expiry(at) | Self::Released(at) => at > moment,
         }
     }
 
@@ -383,7 +456,8 @@ mod tests {
             let lease = granted(&mut ledger, &claim(Share::ONE), 0);
             ledger.release(&lease, at(0));
         }
-        assert!(ledger.entries.len() <= MOST_REMEMBERED + 1, "{}", ledger.entries.len());
+        let most = Ledger::MOST_REMEMBERED + 2;
+        assert!(ledger.entries.len() <= most, "{}", ledger.entries.len());
         granted(&mut ledger, &claim(Share::ALL), 100);
         assert_eq!(ledger.entries.len(), 1);
     }
@@ -401,6 +475,26 @@ mod tests {
         assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Superseded));
         granted(&mut ledger, &claim(Share::new(2, 5).unwrap()), 2);
         assert!(is_busy(&mut ledger, &claim(Share::new(1, 5).unwrap()), 2));
+    }
+
+    #[test]
+    fn what_a_grant_counted_as_dead_stays_dead_when_the_clock_is_set_back() {
+        let mut ledger = Ledger::default();
+        let permit = || claim(Share::new(1, 2).unwrap());
+        let old = [granted(&mut ledger, &permit(), 0), granted(&mut ledger, &permit(), 0)];
+        // The clock jumps ahead, and their places are given away; then it is put right.
+        let new = [granted(&mut ledger, &permit(), 11), granted(&mut ledger, &permit(), 11)];
+        for lease in old {
+            let renewal = Renewal { lease, ttl: Ttl::DEFAULT };
+            assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Expired));
+        }
+        for lease in new {
+            let renewal = Renewal { lease, ttl: Ttl::DEFAULT };
+            assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Alive);
+        }
+        let careful = Claim { grace: at(100), ..permit() };
+        assert!(is_busy(&mut ledger, &careful, 2));
+        assert_eq!(ledger.list(&LockName::new("x").unwrap(), at(2)).len(), 2);
     }
 
     #[test]

@@ -10,6 +10,11 @@ use crate::error::{Error, ErrorKind};
 /// By default a label that people read, `hostname.pid`. An owner that the user names explicitly
 /// also carries a rule: a claim by the same explicit owner supersedes that owner's live lease,
 /// with a higher token, instead of waiting for it.
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "Stored", into = "Stored")
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     label: Arc<str>,
@@ -96,6 +101,30 @@ impl Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label)
+    }
+}
+
+/// An owner as it is written.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    label: String,
+    explicit: bool,
+}
+
+#[cfg(feature = "serde")]
+impl From<Owner> for Stored {
+    fn from(owner: Owner) -> Self {
+        Self { label: owner.label.as_ref().to_owned(), explicit: owner.explicit }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Stored> for Owner {
+    type Error = Error;
+
+    fn try_from(stored: Stored) -> Result<Self, Error> {
+        Self::parse(&stored.label, stored.explicit)
     }
 }
 

@@ -10,6 +10,11 @@ use crate::error::{Error, ErrorKind};
 /// capacity. Every kind of lock is a share: an exclusive lock and a writer take [`Share::ALL`], a
 /// reader takes [`Share::ONE`], permits of a semaphore take `n` of its size. Backends see only
 /// the numbers.
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "Stored", into = "Stored")
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Share {
     weight: u32,
@@ -72,6 +77,30 @@ impl fmt::Display for Share {
             Self::ONE => f.write_str("shared"),
             Self { weight, capacity } => write!(f, "{weight} of {capacity}"),
         }
+    }
+}
+
+/// A share as it is written.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    weight: u32,
+    capacity: u32,
+}
+
+#[cfg(feature = "serde")]
+impl From<Share> for Stored {
+    fn from(Share { weight, capacity }: Share) -> Self {
+        Self { weight, capacity }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Stored> for Share {
+    type Error = Error;
+
+    fn try_from(Stored { weight, capacity }: Stored) -> Result<Self, Error> {
+        Self::new(weight, capacity)
     }
 }
 

@@ -79,12 +79,12 @@ pgbouncer share     acquire, busy, marks               1           1
 pgbouncer share     acquire, busy, has marked          1           1
 pgbouncer share     release, marked                    1           1
 mysql     exclusive acquire                            5           1
-mysql     exclusive renew                              6           2
+mysql     exclusive renew                              2           1
 mysql     exclusive acquire, busy                      5           1
 mysql     exclusive release                            2           1
 mysql     exclusive acquire, fresh name               12           2
 mysql     exclusive acquire 16                        36           2
-mysql     exclusive renew 16                          36           2
+mysql     exclusive renew 16                          34           1
 mysql     exclusive release 16                        34           1
 mysql     exclusive acquire 16, fresh names           40           4
 mysql     exclusive acquire, busy, marks               9           2
@@ -105,12 +105,12 @@ mysql     share     acquire, busy, marks               9           2
 mysql     share     acquire, busy, has marked          5           1
 mysql     share     release, marked                    8           2
 mariadb   exclusive acquire                            5           1
-mariadb   exclusive renew                              6           2
+mariadb   exclusive renew                              2           1
 mariadb   exclusive acquire, busy                      5           1
 mariadb   exclusive release                            2           1
 mariadb   exclusive acquire, fresh name               12           2
 mariadb   exclusive acquire 16                        36           2
-mariadb   exclusive renew 16                          36           2
+mariadb   exclusive renew 16                          34           1
 mariadb   exclusive release 16                        34           1
 mariadb   exclusive acquire 16, fresh names           40           4
 mariadb   exclusive acquire, busy, marks               9           2
@@ -131,12 +131,12 @@ mariadb   share     acquire, busy, marks               9           2
 mariadb   share     acquire, busy, has marked          5           1
 mariadb   share     release, marked                    8           2
 galera    exclusive acquire                            5           1
-galera    exclusive renew                              6           3
+galera    exclusive renew                              2           1
 galera    exclusive acquire, busy                      5           1
 galera    exclusive release                            2           1
 galera    exclusive acquire, fresh name               12           2
 galera    exclusive acquire 16                        36           3
-galera    exclusive renew 16                          36           3
+galera    exclusive renew 16                          34           2
 galera    exclusive release 16                        34           2
 galera    exclusive acquire 16, fresh names           40           5
 galera    exclusive acquire, busy, marks               9           3

@@ -82,6 +82,11 @@ async fn assert_safe(user: &Access) {
     // A second is the server's limit. One of a millisecond would also end what a server does at
     // each login, and then some logins are never answered.
     assert_eq!(one::<u8>(connections.shared().await.unwrap(), "SELECT SLEEP(1.5)").await, 0);
+    // Ours is 10 s, so that what nobody waits for any more does not stay for ever.
+    let endless = connections.shared().await.unwrap();
+    let endless = endless.run("SELECT SLEEP(600)");
+    let ended = tokio::time::timeout(Duration::from_secs(120), endless).await;
+    let _ = ended.expect("the server bounds no statement");
     // What is too long is refused, not cut, and what was written is committed.
     let too_long = "INSERT INTO app.t VALUES (9, REPEAT('x', 256))";
     connections.shared().await.unwrap().run(too_long).await.map(|_| ()).expect_err(too_long);

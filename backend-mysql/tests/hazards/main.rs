@@ -56,6 +56,7 @@ impl Said for Verdict {
             Verdict::Busy(_) => "busy",
             Verdict::CapacityMismatch(_) => "mismatch",
             Verdict::Ended => "ended",
+            Verdict::Skipped => "skipped",
         }
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{Claim, Owner, Released, Renewal, Renewed, Verdict};
+use database_locks_core::{Claim, LeaseId, Owner, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, only, refuse, soon, take, ttl,
+    Context, LONG, PATIENCE, ask, claim, free, keep, lease_of, list, only, refuse, soon, take, ttl,
 };
 use crate::harness::{Outcome, Stop};
 
@@ -74,7 +74,7 @@ pub(crate) async fn first_creation_race_has_one_winner_and_no_error(context: Con
         for verdict in try_join_all(race).await? {
             match verdict? {
                 Verdict::Granted(_) => winners += 1,
-                Verdict::Busy(_) => {}
+                Verdict::Busy(_) | Verdict::Skipped => {}
                 other => panic!("a race for a new name must be won or busy, but is {other:?}"),
             }
         }
@@ -103,7 +103,9 @@ pub(crate) async fn many_clients_never_hold_it_at_once(context: Context) -> Outc
                         release_surely(&client, &lease_of(&claim, &verdict)).await?;
                         claim = self::claim(&name);
                     }
-                    Ok(Verdict::Busy(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Ok(Verdict::Busy(_) | Verdict::Skipped) => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
                     Ok(other) => panic!("a claim under contention must not be {other:?}"),
                     // The outcome is unknown: the same attempt asks again.
                     Err(error) if error.is_retryable() => {}
@@ -129,8 +131,8 @@ pub(crate) async fn try_never_waits_behind_a_row_lock(context: Context) -> Outco
     row.roll_back().await?;
     match tried {
         Err(_) => panic!("a try must not wait behind a row lock"),
-        Ok(Ok(Verdict::Busy(_))) => {}
-        Ok(other) => panic!("a try behind a row lock must be busy, but is {other:?}"),
+        Ok(Ok(Verdict::Busy(_) | Verdict::Skipped)) => {}
+        Ok(other) => panic!("a try behind a row lock must be skipped, but is {other:?}"),
     }
     take(&client, &claim(&name)).await?;
     Ok(())
@@ -155,8 +157,8 @@ pub(crate) async fn row_lock_stalls_no_other_name_of_a_batch(context: Context) -
     let Ok(answers) = answers else { panic!("a row lock must not stall the batch") };
     let (verdicts, renewed, released) = answers?;
     assert!(
-        matches!(verdicts[..], [Verdict::Busy(_), Verdict::Granted(_)]),
-        "the locked name must be busy and the other granted, but they are {verdicts:?}"
+        matches!(verdicts[..], [Verdict::Busy(_) | Verdict::Skipped, Verdict::Granted(_)]),
+        "the locked name must be busy or skipped and the other granted, but they are {verdicts:?}"
     );
     assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive], "only the locked row is skipped");
     assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked row is skipped");
@@ -170,6 +172,57 @@ pub(crate) async fn empty_batch_is_answered_with_nothing(context: Context) -> Ou
     assert!(client.renew(&[]).await?.is_empty(), "no renewals must get no answers");
     assert!(client.release(&[]).await?.is_empty(), "no releases must get no answers");
     Ok(())
+}
+
+pub(crate) async fn largest_batch_is_answered_item_by_item(context: Context) -> Outcome {
+    let (client, other) = (context.client().await?, context.client().await?);
+    let names: Vec<_> =
+        (0..client.capabilities().max_batch).map(|i| context.name(&format!("{i:05}"))).collect();
+    let is_busy = |i: usize| i % 3 == 1;
+    for (_, name) in names.iter().enumerate().filter(|(i, _)| is_busy(*i)) {
+        take(&other, &claim(name)).await?;
+    }
+    // In an order of their own: neither that of the names nor its reverse.
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    fastrand::shuffle(&mut order);
+    let claims: Vec<_> = order.iter().map(|&i| claim(&names[i])).collect();
+    let verdicts = client.acquire(&claims).await?;
+    assert_eq!(verdicts.len(), claims.len(), "each claim of a batch must get a verdict");
+    let mut leases = Vec::new();
+    for ((&i, claim), verdict) in order.iter().zip(&claims).zip(&verdicts) {
+        match (is_busy(i), verdict) {
+            (true, Verdict::Busy(_)) => {}
+            (false, Verdict::Granted(_)) => leases.push(lease_of(claim, verdict)),
+            _ => panic!("claim {i} of a batch is {verdict:?}"),
+        }
+    }
+    let ends: Vec<bool> = (0..leases.len()).map(|i| i % 2 == 0).collect();
+    let released = other.release(&chosen(&leases, &ends)).await?;
+    assert!(released.iter().all(|r| *r == Released::Freed), "all live leases must be freed");
+    let renewals: Vec<_> =
+        leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+    let renewed = client.renew(&renewals).await?;
+    assert_eq!(renewed.len(), renewals.len(), "each renewal of a batch must get an answer");
+    for (ended, renewed) in ends.iter().zip(&renewed) {
+        let is_lost = matches!(renewed, Renewed::Lost(_));
+        assert_eq!(*ended, is_lost, "a renewal of a batch is {renewed:?}");
+    }
+    let released = client.release(&leases).await?;
+    assert_eq!(released.len(), leases.len(), "each release of a batch must get an answer");
+    for (ended, released) in ends.iter().zip(&released) {
+        let is_lost = matches!(released, Released::Lost(_));
+        assert_eq!(*ended, is_lost, "a release of a batch is {released:?}");
+    }
+    assert_eq!(
+        list(&client, &context.prefix()).await?.len(),
+        (0..names.len()).filter(|i| is_busy(*i)).count(),
+        "what others hold is all that is left"
+    );
+    Ok(())
+}
+
+fn chosen(leases: &[LeaseId], which: &[bool]) -> Vec<LeaseId> {
+    leases.iter().zip(which).filter(|(_, chosen)| **chosen).map(|(l, _)| l.clone()).collect()
 }
 
 pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> Outcome {
@@ -212,7 +265,7 @@ pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> O
 /// Releases under contention, where a row may be skipped and an outcome unknown.
 async fn release_surely(
     client: &crate::harness::Client,
-    lease: &database_locks_core::LeaseId,
+    lease: &LeaseId,
 ) -> database_locks_core::Result<()> {
     loop {
         match client.release(std::slice::from_ref(lease)).await.map(only) {

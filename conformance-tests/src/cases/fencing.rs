@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use database_locks_core::{Claim, LossReason, Share, Token, Verdict};
+use database_locks_core::{Claim, LossReason, Owner, Result, Share, Token, Verdict};
 
 use crate::context::{
     Context, ask, brief, brief_ttl, claim, free, keep, list, miss, read, refuse, release, renew,
@@ -156,6 +156,27 @@ pub(crate) async fn replay_of_an_expired_attempt_is_refused(context: Context) ->
         "a replay after somebody else took the lock must not be granted, but is {late:?}"
     );
     keep(&client, &next).await?;
+    Ok(())
+}
+
+pub(crate) async fn claims_of_one_owner_in_a_batch_get_growing_tokens(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let claims: Vec<Claim> = (0..8)
+        .map(|_| {
+            let owner = Owner::explicit("alice")?;
+            Ok(Claim { owner, ..claim(&context.name("one")) })
+        })
+        .collect::<Result<_>>()?;
+    let verdicts = client.acquire(&claims).await?;
+    let tokens: Vec<Token> = verdicts
+        .iter()
+        .filter_map(|verdict| match verdict {
+            Verdict::Granted(token) => Some(*token),
+            _ => None,
+        })
+        .collect();
+    assert!(!tokens.is_empty(), "one of them must be granted: {verdicts:?}");
+    assert!(tokens.is_sorted_by(|a, b| a < b), "tokens must grow within a batch: {tokens:?}");
     Ok(())
 }
 

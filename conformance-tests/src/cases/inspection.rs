@@ -5,8 +5,8 @@ use std::time::Duration;
 use database_locks_core::{Claim, ListQuery, LossReason, Owner, Released, Renewed, Ttl, Verdict};
 
 use crate::context::{
-    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, list, miss, read, refuse,
-    release, renew, take,
+    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, read,
+    refuse, release, renew, take,
 };
 use crate::harness::Outcome;
 
@@ -148,6 +148,52 @@ pub(crate) async fn clean_up_removes_only_what_was_idle_for_the_retention(
     refuse(&client, &claim(&old[0].name)).await?;
     free(&client, &taken).await?;
     Ok(())
+}
+
+pub(crate) async fn clean_up_beside_claims_removes_nothing_that_is_held(
+    context: Context,
+) -> Outcome {
+    let (client, cleaner) = (context.client().await?, context.client().await?);
+    let cleaning = tokio::spawn(async move {
+        loop {
+            // It may meet a claim, and then some other time will do.
+            let _ = cleaner.clean_up(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    let outcome = async {
+        for _ in 0..60 {
+            // Idle for long enough to be forgotten at any moment.
+            let name = context.name("one");
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let claim = claim(&name);
+            let lease = loop {
+                match ask(&client, &claim).await {
+                    Ok(Verdict::Skipped) => tokio::task::yield_now().await,
+                    Err(error) if error.is_retryable() => {}
+                    verdict => break lease_of(&claim, &verdict?),
+                }
+            };
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            loop {
+                match renew(&client, &lease).await {
+                    Ok(Renewed::Skipped) => tokio::task::yield_now().await,
+                    Err(error) if error.is_retryable() => {}
+                    renewed => {
+                        assert_eq!(renewed?, Renewed::Alive, "a held name was forgotten");
+                        break;
+                    }
+                }
+            }
+            while !matches!(release(&client, &lease).await, Ok(Released::Freed | Released::Lost(_)))
+            {
+            }
+        }
+        Ok(())
+    };
+    let outcome = outcome.await;
+    cleaning.abort();
+    outcome
 }
 
 pub(crate) async fn clean_up_never_removes_what_is_held(context: Context) -> Outcome {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use database_locks_core::{Claim, ErrorKind, LeaseId, LossReason, Renewed, Token, Ttl, Verdict};
+use database_locks_core::{
+    Claim, ErrorKind, LeaseId, LockName, LossReason, Released, Renewed, Share, Token, Ttl, Verdict,
+};
 
 use crate::context::{
-    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, list, miss, refuse, release,
-    renew, renew_for, take, ttl,
+    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, list, miss, permits, refuse,
+    release, renew, renew_for, take, ttl,
 };
 use crate::harness::Outcome;
 
@@ -80,6 +82,62 @@ pub(crate) async fn renewal_is_refused_after_release(context: Context) -> Outcom
     let renewed = renew(&client, &lease).await?;
     assert!(matches!(renewed, Renewed::Lost(_)), "a released lease must not rise: {renewed:?}");
     take(&client, &claim(&lease.name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn renewal_of_a_share_is_refused_after_its_end(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let permit = |name: &LockName| permits(name, 1, 2);
+    let name = context.name("expired");
+    let dead = take(&client, &Claim { ttl: ttl(brief_ttl(&client)), ..permit(&name) }).await?;
+    let beside = take(&client, &permit(&name)).await?;
+    context.outlive(brief_ttl(&client)).await?;
+    miss(&client, &dead, &[LossReason::Expired]).await?;
+    let next = take(&client, &permit(&name)).await?;
+    miss(&client, &dead, &[LossReason::Expired]).await?;
+    refuse(&client, &permit(&name)).await?;
+    keep(&client, &beside).await?;
+    keep(&client, &next).await?;
+
+    let name = context.name("released");
+    let gone = take(&client, &permit(&name)).await?;
+    let beside = take(&client, &permit(&name)).await?;
+    free(&client, &gone).await?;
+    miss(&client, &gone, &[LossReason::Forced]).await?;
+    let again = release(&client, &gone).await?;
+    assert!(matches!(again, Released::Lost(_)), "a share must be freed once, but is {again:?}");
+    let next = take(&client, &permit(&name)).await?;
+    miss(&client, &gone, &[LossReason::Forced]).await?;
+    keep(&client, &beside).await?;
+    keep(&client, &next).await?;
+    Ok(())
+}
+
+pub(crate) async fn renewal_gives_the_time_that_it_asks_for(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let shares = match client.capabilities().shares {
+        true => vec![Share::ALL, Share::ONE],
+        false => vec![Share::ALL],
+    };
+    let short = brief_ttl(&client);
+    for share in shares {
+        for before in [ttl(LONG), Ttl::Infinite] {
+            let name = context.name(&format!("{share}, {before:?}"));
+            let lease = take(&client, &Claim { share, ttl: before, ..claim(&name) }).await?;
+            let since = Since::now();
+            let renewed = renew_for(&client, &lease, ttl(short)).await?;
+            assert_eq!(renewed, Renewed::Alive, "a live lease must be renewed to a shorter TTL");
+            let left = list(&client, name.as_str()).await?.into_iter().next();
+            let left = left.and_then(|info| info.remaining);
+            assert!(
+                left.is_some_and(|left| left <= short) || !since.within(short),
+                "a lease that was renewed for {short:?} has {left:?} left"
+            );
+            context.outlive(short).await?;
+            miss(&client, &lease, &[LossReason::Expired]).await?;
+            take(&client, &claim(&name)).await?;
+        }
+    }
     Ok(())
 }
 

@@ -2,7 +2,9 @@
 
 use database_locks_core::{Claim, LossReason, Owner, Released};
 
-use crate::context::{Context, LONG, claim, keep, miss, obtain, refuse, release, soon, take};
+use crate::context::{
+    Context, LONG, claim, free, keep, miss, obtain, permits, refuse, release, soon, take,
+};
 use crate::harness::Outcome;
 
 pub(crate) async fn claims_without_an_explicit_owner_exclude_each_other(
@@ -84,6 +86,31 @@ pub(crate) async fn explicit_owner_joins_in_process_and_frees_with_the_last_guar
     assert!(tried.is_none(), "who has no owner must not join");
     second.release().await?;
     obtain(&there, &name).await?.release().await?;
+    Ok(())
+}
+
+pub(crate) async fn explicit_owner_supersedes_none_but_its_own_shares(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("one");
+    let of = |owner: &str, claim: Claim| -> Outcome<Claim> {
+        Ok(Claim { owner: Owner::explicit(owner)?, ..claim })
+    };
+    let first = take(&client, &of("alice", permits(&name, 2, 5))?).await?;
+    let other = take(&client, &of("bob", permits(&name, 1, 5))?).await?;
+    refuse(&client, &of("alice", permits(&name, 5, 5))?).await?;
+    keep(&client, &first).await?;
+    // Her second share replaces her first, which is not counted any more.
+    let second = take(&client, &of("alice", permits(&name, 4, 5))?).await?;
+    assert!(second.token > first.token, "the new lease must have the higher token");
+    miss(&client, &first, &[LossReason::Superseded]).await?;
+    keep(&client, &other).await?;
+    keep(&client, &second).await?;
+    refuse(&client, &of("carol", permits(&name, 1, 5))?).await?;
+    free(&client, &other).await?;
+    let all = take(&client, &of("alice", permits(&name, 5, 5))?).await?;
+    miss(&client, &second, &[LossReason::Superseded]).await?;
+    free(&client, &all).await?;
+    take(&client, &permits(&name, 5, 5)).await?;
     Ok(())
 }
 

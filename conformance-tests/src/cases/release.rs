@@ -2,7 +2,7 @@
 
 use database_locks_core::{
     Attempt, Claim, Error, ErrorKind, LeaseId, LockName, Locks, LossReason, Owner, Released,
-    Renewed, Ttl,
+    Renewed, Share, Token, Ttl,
 };
 
 use crate::context::{
@@ -55,6 +55,27 @@ pub(crate) async fn same_owner_text_with_another_attempt_is_refused(context: Con
     let lease = take(&client, &Claim { owner, ..claim(&name) }).await?;
     touch_in_vain(&client, &LeaseId { attempt: Attempt::new(), ..lease.clone() }).await?;
     keep(&client, &lease).await?;
+    Ok(())
+}
+
+pub(crate) async fn another_token_with_the_same_attempt_is_refused(context: Context) -> Outcome {
+    let client = context.client().await?;
+    for share in [Share::ALL, Share::ONE] {
+        if !share.is_exclusive() && !client.capabilities().shares {
+            continue;
+        }
+        let held =
+            take(&client, &Claim { share, ..claim(&context.name(&share.to_string())) }).await?;
+        for token in [held.token.get() - 1, held.token.get() + 1] {
+            let wrong = LeaseId { token: Token::new(token), ..held.clone() };
+            let released = release(&client, &wrong).await?;
+            assert!(
+                matches!(released, Released::Lost(_)),
+                "a release with another token must be refused, but is {released:?}"
+            );
+        }
+        keep(&client, &held).await?;
+    }
     Ok(())
 }
 

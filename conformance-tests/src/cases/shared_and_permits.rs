@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{Claim, Released, Verdict};
+use database_locks_core::{Attempt, Claim, LeaseId, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, obtain, permits, read,
-    refuse, release, soon, take,
+    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, list, obtain, permits, read,
+    refuse, release, soon, take, ttl,
 };
 use crate::harness::Outcome;
 
@@ -66,6 +66,93 @@ pub(crate) async fn weights_above_one_count(context: Context) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn shares_of_one_name_in_a_batch_are_decided_one_after_the_other(
+    context: Context,
+) -> Outcome {
+    let client = context.client_with_shares().await?;
+    // A name that is new, one that was held by one alone, and one that was held by several.
+    for before in ["nobody", "one", "several"] {
+        let name = context.name(before);
+        let held = match before {
+            "one" => vec![take(&client, &claim(&name)).await?],
+            "several" => {
+                vec![take(&client, &read(&name)).await?, take(&client, &read(&name)).await?]
+            }
+            _ => Vec::new(),
+        };
+        for lease in &held {
+            free(&client, lease).await?;
+        }
+
+        let other = claim(&context.name(&format!("beside {before}")));
+        let claims = [1, 2, 2, 1].map(|weight| permits(&name, weight, 5));
+        let claims = [&claims[..2], &[other], &claims[2..]].concat();
+        let verdicts = client.acquire(&claims).await?;
+        assert!(
+            matches!(
+                verdicts[..],
+                [
+                    Verdict::Granted(first),
+                    Verdict::Granted(second),
+                    Verdict::Granted(_),
+                    Verdict::Granted(third),
+                    Verdict::Busy(_),
+                ] if first < second && second < third
+            ),
+            "5 of 6 permits must be granted, with growing tokens, but the verdicts are {verdicts:?}"
+        );
+        let leases: Vec<LeaseId> =
+            claims.iter().zip(&verdicts).take(4).map(|(c, v)| lease_of(c, v)).collect();
+
+        let renewals: Vec<Renewal> =
+            leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+        let renewed = client.renew(&renewals).await?;
+        assert_eq!(renewed, [Renewed::Alive; 4], "all live leases of a batch must be renewed");
+        let replayed = client.acquire(&claims[..4]).await?;
+        assert_eq!(replayed, verdicts[..4], "replays in a batch must be granted the same tokens");
+
+        let released = client.release(&leases[..2]).await?;
+        assert_eq!(released, [Released::Freed; 2], "live leases of a batch must be freed");
+        let renewed = client.renew(&renewals).await?;
+        assert!(
+            matches!(
+                renewed[..],
+                [Renewed::Lost(_), Renewed::Lost(_), Renewed::Alive, Renewed::Alive]
+            ),
+            "only what was not released must be renewed, but the answers are {renewed:?}"
+        );
+        let listed = list(&client, name.as_str()).await?;
+        assert_eq!(listed.len(), 1, "only the last one lives: {listed:?}");
+        assert_eq!(listed[0].lease, leases[3], "only the last one lives");
+        take(&client, &permits(&name, 3, 5)).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn many_shares_of_one_name_are_held_at_once(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("one");
+    let batch = client.capabilities().max_batch;
+    let mut leases = Vec::new();
+    for claims in [vec![read(&name); batch], vec![read(&name); batch]] {
+        let claims: Vec<Claim> =
+            claims.into_iter().map(|claim| Claim { attempt: Attempt::new(), ..claim }).collect();
+        let verdicts = client.acquire(&claims).await?;
+        leases.extend(claims.iter().zip(&verdicts).map(|(c, v)| lease_of(c, v)));
+    }
+    refuse(&client, &claim(&name)).await?;
+    for leases in leases.chunks(batch) {
+        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewals: Vec<Renewal> = leases.iter().map(renewal).collect();
+        let renewed = client.renew(&renewals).await?;
+        assert_eq!(renewed, vec![Renewed::Alive; batch], "all live leases must be renewed");
+        let released = client.release(leases).await?;
+        assert_eq!(released, vec![Released::Freed; batch], "all live leases must be freed");
+    }
+    take(&client, &claim(&name)).await?;
+    Ok(())
+}
+
 pub(crate) async fn holders_stay_within_the_capacity_under_contention(context: Context) -> Outcome {
     context.client_with_shares().await?;
     let clients = context.clients(6).await?;
@@ -95,7 +182,9 @@ pub(crate) async fn holders_stay_within_the_capacity_under_contention(context: C
                         }
                         claim = permits(&name, weight, 5);
                     }
-                    Ok(Verdict::Busy(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Ok(Verdict::Busy(_) | Verdict::Skipped) => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
                     Ok(other) => panic!("a claim under contention must not be {other:?}"),
                     Err(error) if error.is_retryable() => {}
                     Err(error) => return Err(error),
@@ -163,6 +252,23 @@ pub(crate) async fn expired_reader_does_not_hold_back_a_writer(context: Context)
     refuse(&client, &claim(&name)).await?;
     free(&client, &living).await?;
     take(&client, &claim(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn grace_holds_back_expired_shares_and_claims_of_shares(
+    context: Context,
+) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let short = ttl(brief_ttl(&client));
+    // Of the dead lease, and of the claim that gives it a grace.
+    for (dead, asks) in [((1, 3), (3, 3)), ((3, 3), (1, 3)), ((2, 3), (2, 3))] {
+        let name = context.name(&format!("{dead:?} {asks:?}"));
+        let asks = permits(&name, asks.0, asks.1);
+        take(&client, &Claim { ttl: short, ..permits(&name, dead.0, dead.1) }).await?;
+        context.outlive(brief_ttl(&client)).await?;
+        refuse(&client, &Claim { grace: LONG, ..asks.clone() }).await?;
+        take(&client, &asks).await?;
+    }
     Ok(())
 }
 

@@ -169,7 +169,7 @@ async fn cross(context: &Context, clients: Vec<Client>) -> Outcome {
                 let won: Vec<_> = claims
                     .iter()
                     .zip(&verdicts)
-                    .filter(|(_, verdict)| !matches!(verdict, Verdict::Busy(_)))
+                    .filter(|(_, verdict)| !matches!(verdict, Verdict::Busy(_) | Verdict::Skipped))
                     .map(|(claim, verdict)| lease_of(claim, verdict))
                     .collect();
                 for lease in won {

@@ -1,7 +1,7 @@
-//! Group commit: while batches are in flight requests queue, and the next batch takes them all,
-//! in name order, each name once.
+//! Group commit: while batches are in flight requests queue, and the next batch takes them all, in
+//! name order, those of one name in the order in which they came.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 
 use crate::name::LockName;
@@ -10,8 +10,8 @@ use crate::name::LockName;
 #[derive(Debug)]
 pub(crate) struct Lane<I> {
     queued: BTreeMap<LockName, VecDeque<Queued<I>>>,
-    /// Names in flight: no second request for one of them leaves meanwhile.
-    busy: HashSet<LockName>,
+    /// Names in flight, with how many requests: no other request for one of them leaves meanwhile.
+    busy: HashMap<LockName, usize>,
     in_flight: usize,
     max_in_flight: usize,
     max_batch: usize,
@@ -30,6 +30,8 @@ struct Queued<I> {
 pub(crate) enum Company {
     /// With any others.
     Any,
+    /// With those of other names: what becomes of the others of its own may make it needless.
+    OtherNames,
     /// With none: a batch that it was in failed, and one of them is to blame.
     Alone,
 }
@@ -38,7 +40,7 @@ impl<I> Lane<I> {
     pub(crate) fn new(max_in_flight: usize, max_batch: usize) -> Self {
         Self {
             queued: BTreeMap::new(),
-            busy: HashSet::new(),
+            busy: HashMap::new(),
             in_flight: 0,
             max_in_flight,
             max_batch,
@@ -57,6 +59,7 @@ impl<I> Lane<I> {
             return None;
         }
         let mut names = Vec::new();
+        let mut room = self.max_batch;
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let upto = match &after {
             Bound::Excluded(last) => Bound::Included(last.clone()),
@@ -67,33 +70,33 @@ impl<I> Lane<I> {
             .range((after, Bound::Unbounded))
             .chain(self.queued.range((Bound::Unbounded, upto)));
         for (name, queue) in rounds {
-            if self.busy.contains(name) {
+            if self.busy.contains_key(name) {
                 continue;
             }
-            let alone = queue.front().is_some_and(|q| q.company == Company::Alone);
-            if alone && !names.is_empty() {
+            let first = queue.front().map(|queued| queued.company);
+            if first == Some(Company::Alone) && !names.is_empty() {
                 // The next batch begins with it.
                 break;
             }
-            names.push(name.clone());
-            if alone || names.len() == self.max_batch {
+            let together = queue.iter().take_while(|queued| queued.company == Company::Any);
+            let items = together.count().clamp(1, room);
+            names.push((name.clone(), items));
+            room -= items;
+            if first == Some(Company::Alone) || room == 0 {
                 break;
             }
         }
-        self.last = names.last().cloned();
+        self.last = names.last().map(|(name, _)| name.clone());
         names.sort();
-        let batch: Vec<(LockName, I)> = names
-            .into_iter()
-            .filter_map(|name| {
-                let queue = self.queued.get_mut(&name)?;
-                let item = queue.pop_front()?.item;
-                if queue.is_empty() {
-                    self.queued.remove(&name);
-                }
-                self.busy.insert(name.clone());
-                Some((name, item))
-            })
-            .collect();
+        let mut batch = Vec::with_capacity(self.max_batch - room);
+        for (name, items) in names {
+            let Some(queue) = self.queued.get_mut(&name) else { continue };
+            batch.extend(queue.drain(..items).map(|queued| (name.clone(), queued.item)));
+            if queue.is_empty() {
+                self.queued.remove(&name);
+            }
+            self.busy.insert(name, items);
+        }
         if batch.is_empty() {
             return None;
         }
@@ -101,18 +104,21 @@ impl<I> Lane<I> {
         Some(batch)
     }
 
-    /// A batch that departed with these names is back.
+    /// A batch is back that departed with requests of these names, one or more of each.
     pub(crate) fn landed<'a>(&mut self, names: impl IntoIterator<Item = &'a LockName>) {
         self.in_flight -= 1;
-        for name in names {
-            self.busy.remove(name);
-        }
+        self.skipped(names);
     }
 
-    /// These names of a batch that just departed turned out to need no request.
-    pub(crate) fn skipped(&mut self, names: &[LockName]) {
+    /// Requests of these names, in a batch that just departed, turned out to be needless.
+    pub(crate) fn skipped<'a>(&mut self, names: impl IntoIterator<Item = &'a LockName>) {
         for name in names {
-            self.busy.remove(name);
+            if let Some(items) = self.busy.get_mut(name) {
+                *items -= 1;
+                if *items == 0 {
+                    self.busy.remove(name);
+                }
+            }
         }
     }
 
@@ -143,14 +149,32 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_each_name_once_in_order() {
+    fn a_batch_has_all_of_a_name_in_order() {
         let mut lane = lane(4, 10, &["b", "a", "b", "c"]);
-        assert_eq!(names(&lane.depart().unwrap()), ["a", "b", "c"]);
+        let batch = lane.depart().unwrap();
+        assert_eq!(batch, [(name("a"), 1), (name("b"), 0), (name("b"), 2), (name("c"), 3)]);
+        lane.push(name("b"), 4, Company::Any);
+        lane.skipped(&[name("b")]);
         assert_eq!(lane.depart(), None, "b is in flight");
         lane.landed(&[name("a"), name("b"), name("c")]);
-        assert_eq!(lane.depart().unwrap(), [(name("b"), 2)]);
+        assert_eq!(lane.depart().unwrap(), [(name("b"), 4)]);
         lane.landed(&[name("b")]);
         assert!(lane.is_idle());
+    }
+
+    #[test]
+    fn who_wants_other_names_alone_is_the_only_one_of_its_own() {
+        let mut lane = lane(4, 10, &["a", "a"]);
+        lane.push(name("a"), 2, Company::OtherNames);
+        lane.push(name("a"), 3, Company::Any);
+        lane.push(name("b"), 4, Company::OtherNames);
+        let batches: Vec<Vec<usize>> = std::iter::from_fn(|| {
+            let batch = lane.depart()?;
+            lane.landed(batch.iter().map(|(name, _)| name));
+            Some(batch.into_iter().map(|(_, item)| item).collect())
+        })
+        .collect();
+        assert_eq!(batches, [vec![0, 1, 4], vec![2], vec![3]]);
     }
 
     #[test]
@@ -166,13 +190,13 @@ mod tests {
 
     #[test]
     fn late_names_are_not_starved_by_early_ones() {
-        let mut lane = lane(1, 2, &["a", "b", "c", "d", "a", "b"]);
+        let mut lane = lane(1, 2, &["a", "b", "c", "a", "a", "a", "b"]);
         let mut seen = Vec::new();
         while let Some(batch) = lane.depart() {
-            seen.extend(batch.iter().map(|(name, _)| name.to_string()));
+            seen.push(names(&batch).join(""));
             lane.landed(batch.iter().map(|(name, _)| name));
         }
-        assert_eq!(seen, ["a", "b", "c", "d", "a", "b"]);
+        assert_eq!(seen, ["aa", "bb", "ac", "a"]);
     }
 
     #[test]

@@ -234,7 +234,11 @@ impl WaitingRoom {
                         grants.push(Grant { request, token });
                     }
                 }
-                Ok(Verdict::Busy(busy)) => self.busy(*id, busy, again, now, jitter()),
+                Ok(Verdict::Busy(busy)) => {
+                    pending.unsure = false;
+                    self.busy(*id, busy, again, now, jitter());
+                }
+                Ok(Verdict::Skipped) => self.busy(*id, Busy::default(), again, now, jitter()),
                 Ok(Verdict::CapacityMismatch(capacity)) => {
                     let error = pending.mismatch(capacity, self.backend);
                     pending.unsure = false;
@@ -282,7 +286,13 @@ impl WaitingRoom {
             Stage::Idle => {
                 pending.stage = Stage::Queued;
                 self.agenda.cancel(Due::Ask(id));
-                self.lane.push(pending.request.claim.name.clone(), id, company);
+                let claim = &pending.request.claim;
+                let company = match company {
+                    // It may join the lease that another one of its owner's is granted.
+                    Company::Any if claim.owner.is_explicit() => Company::OtherNames,
+                    _ => company,
+                };
+                self.lane.push(claim.name.clone(), id, company);
             }
             Stage::Queued => {}
             Stage::InFlight { .. } => pending.again = true,
@@ -319,8 +329,6 @@ impl WaitingRoom {
         let pace = self.pace();
         let Some(pending) = self.pending.get_mut(&id) else { return };
         pending.failures = 0;
-        // Where the row was locked by somebody, nothing was said about an earlier ask's outcome.
-        pending.unsure &= busy.holder.is_none();
         if pending.request.reply.is_some() && pending.request.retry == Retry::Never {
             if let Some(reply) = self.dismiss(id, now) {
                 reply.send(Ok(None));

@@ -1,0 +1,314 @@
+-- Decides claims, as `Ledger::acquire` does: one name after the other, and of one name one claim
+-- after the other. Look, lock, judge again, write.
+create or replace function {acquire}(
+  names text[], attempts uuid[], owners text[], explicits boolean[], weights integer[],
+  capacities integer[], ttls bigint[], graces bigint[], marks bigint[], patient boolean)
+returns table (
+  item bigint, verdict text, granted_token bigint, other_capacity integer,
+  holder text, holder_explicit boolean, holder_token bigint, held_for bigint, remaining bigint,
+  retry_after bigint, behind bigint, behind_owner text)
+language plpgsql set enable_seqscan = off as $$
+declare
+  c record;                 -- the claim
+  r {lock}%rowtype;         -- the row of its name
+  own {share}%rowtype;      -- the share that its attempt has or had
+  e record;
+  at timestamptz;
+  until timestamptz;
+  is_there boolean;         -- whether the name has a row
+  is_locked boolean;        -- whether we have locked it: only then does a judgment stand
+  is_changed boolean;
+  is_made boolean := false; -- whether rows were made for the names that had none
+  is_foreign boolean;       -- whether another client, which writes its columns alone, has the lock
+  is_shared boolean;
+  has_shares boolean;       -- whether there may be rows of shares, dead ones included
+  supersedes boolean;
+  taken bigint;             -- the weights that count
+  is_counted boolean;       -- whether the next three are known, for this patience
+  counted_patience interval;
+  living bigint;            -- the weights of the shares that count
+  lapsed bigint;            -- how many count as dead, and are not yet marked as such
+  ended bigint;             -- how many count as dead
+  durable boolean := false;
+begin
+  -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
+  perform set_config('lock_timeout', '50ms', true);
+  for c in
+    select i.*, i.weight = i.capacity as exclusive, i.grace * interval '1 microsecond' as patience,
+           row_number() over same_name = 1 as is_first,
+           lead(i.item) over same_name is null as is_last
+    from unnest(names, attempts, owners, explicits, weights, capacities, ttls, graces, marks)
+         with ordinality
+         as i(name, attempt, owner, explicit, weight, capacity, ttl, grace, mark, item)
+    window same_name as (partition by i.name order by i.item)
+    order by i.name collate "C", i.item
+  loop
+    if c.is_first then
+      is_locked := false;
+      is_changed := false;
+      is_counted := false;
+      select * into r from {lock} l where l.name = c.name;
+      is_there := found;
+      if not is_there and not is_made then
+        -- Waits for whoever makes the same row right now, though not for a long transaction.
+        is_made := true;
+        begin
+          insert into {lock} (name)
+          select n.name from (select distinct u.name from unnest(names) as u(name)) n
+          where not exists (select from {lock} l where l.name = n.name)
+          order by n.name collate "C"
+          on conflict (name) do nothing;
+        exception when lock_not_available then
+          perform set_config('lock_timeout', '5ms', true);
+          for e in select distinct u.name from unnest(names) as u(name) order by u.name loop
+            begin
+              insert into {lock} (name) values (e.name) on conflict (name) do nothing;
+            exception when lock_not_available then null;
+            end;
+          end loop;
+          perform set_config('lock_timeout', '50ms', true);
+        end;
+        select * into r from {lock} l where l.name = c.name;
+        is_there := found;
+      end if;
+      if patient and is_there then
+        -- Shares fit beside each other: it is worth a moment to wait for one that is written now.
+        perform set_config('lock_timeout', '250ms', true);
+        begin
+          select * into r from {lock} l where l.name = c.name for update;
+          is_there := found;
+          is_locked := found;
+        exception when lock_not_available then null;
+        end;
+        perform set_config('lock_timeout', '50ms', true);
+      end if;
+    end if;
+
+    item := c.item;
+    granted_token := null; other_capacity := null; behind := null; behind_owner := null;
+    holder := null; holder_explicit := null; holder_token := null; held_for := null;
+    remaining := null; retry_after := null;
+
+    loop
+      if not is_there then
+        verdict := 'contended';
+        exit;
+      end if;
+      at := clock_timestamp();
+      is_foreign := r.expires_at is not null and r.expires_at is distinct from r.lease_expires_at;
+      is_shared := not is_foreign and r.attempt is null and coalesce(r.locked_by = '(shared)', false);
+      has_shares := r.attempt is null and r.token > 0;
+
+      own := null;
+      if has_shares then
+        select * into own from {share} h where h.name = c.name and h.attempt = c.attempt;
+      end if;
+      if r.attempt = c.attempt then
+        verdict := case
+          when not is_foreign and r.locked_by = c.owner and r.expires_at > at then 'replay'
+          else 'ended' end;
+      elsif own.attempt is not null then
+        verdict := case
+          when is_shared and r.expires_at > at and own.expires_at > at then 'replay'
+          else 'ended' end;
+      else
+        taken := 0;
+        supersedes := false;
+        if is_shared then
+          -- All that count have one capacity, since a grant marks those that do not as ended.
+          if not is_counted or c.explicit or c.patience <> counted_patience then
+            select coalesce(sum(h.weight) filter (where counts.it and not counts.is_mine), 0),
+                   count(*) filter (where not counts.it and h.expires_at > '-infinity'),
+                   count(*) filter (where not counts.it),
+                   coalesce(bool_or(counts.is_mine and counts.it), false)
+            into living, lapsed, ended, supersedes
+            from {share} h,
+            lateral (select (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is true as it,
+                            c.explicit and h.explicit_owner and h.locked_by = c.owner as is_mine)
+              as counts
+            where h.name = c.name;
+            is_counted := not c.explicit;
+            counted_patience := c.patience;
+          end if;
+          taken := living;
+        elsif r.expires_at > at - c.patience then
+          supersedes := c.explicit and r.explicit_owner and not is_foreign and r.locked_by = c.owner;
+          if not supersedes then
+            taken := case when is_foreign then 2147483647 else r.capacity end;
+          end if;
+        end if;
+        other_capacity := case
+          when taken = 0 then null
+          when is_foreign then nullif(2147483647, c.capacity)
+          else nullif(r.capacity, c.capacity) end;
+        verdict := case
+          when other_capacity is not null then 'mismatch'
+          when taken + c.weight > c.capacity then 'busy'
+          when r.waiting_until > at and r.waiting_weight > c.weight then 'standback'
+          else 'grant' end;
+      end if;
+
+      exit when is_locked
+        or verdict in ('mismatch', 'standback')
+        or verdict = 'busy' and (c.mark is null
+             or r.waiting_until > at and r.waiting_weight > c.weight
+             or r.waiting_until >= at + c.mark * interval '1 microsecond' / 2
+                and r.waiting_weight = c.weight);
+      select * into e from {lock} l where l.name = c.name for update skip locked;
+      if not found then
+        if verdict <> 'busy' then
+          verdict := 'contended';
+        end if;
+        exit;
+      end if;
+      r := e;
+      is_locked := true;
+      is_counted := false;
+    end loop;
+
+    until := case when c.ttl is null then {never} else at + c.ttl * interval '1 microsecond' end;
+
+    if verdict = 'busy' then
+      if is_shared then
+        select h.locked_by as owner, h.explicit_owner as explicit, h.token, h.acquired_at,
+               h.expires_at, min(h.expires_at) over () as first_expires_at
+        into e
+        from {share} h
+        where h.name = c.name and h.attempt <> c.attempt and h.expires_at > at - c.patience
+          and not (c.explicit and h.explicit_owner and h.locked_by = c.owner)
+        order by h.expires_at desc, h.token desc
+        limit 1;
+      else
+        select r.locked_by as owner, r.explicit_owner and not is_foreign as explicit,
+               r.token + is_foreign::int as token,
+               case when not is_foreign then r.acquired_at end as acquired_at,
+               r.expires_at, r.expires_at as first_expires_at
+        into e;
+      end if;
+      holder := e.owner;
+      holder_explicit := e.explicit;
+      holder_token := e.token;
+      held_for := (extract(epoch from at - e.acquired_at) * 1000000)::bigint;
+      if e.expires_at < {never} then
+        remaining := (extract(epoch from e.expires_at - at) * 1000000)::bigint;
+      end if;
+      if e.first_expires_at < {never} then
+        retry_after := (extract(epoch from e.first_expires_at - at) * 1000000)::bigint + c.grace;
+      end if;
+      if is_locked and c.mark is not null
+         and (r.waiting_until is null or r.waiting_until <= at or r.waiting_weight <= c.weight) then
+        r.waiting_until := at + c.mark * interval '1 microsecond';
+        r.waiting_weight := c.weight;
+        is_changed := true;
+      end if;
+
+    elsif verdict = 'replay' then
+      granted_token := r.token;
+      if c.exclusive then
+        r.expires_at := until;
+      else
+        granted_token := own.token;
+        update {share} h set expires_at = until, touched_at = at
+        where h.name = c.name and h.attempt = c.attempt;
+        if until < r.expires_at and own.expires_at >= r.expires_at then
+          select max(h.expires_at) into r.expires_at
+          from {share} h where h.name = c.name and h.expires_at > '-infinity';
+        else
+          r.expires_at := greatest(r.expires_at, until);
+        end if;
+      end if;
+
+    elsif verdict = 'grant' then
+      granted_token := greatest(r.token + is_foreign::int + 1,
+                                (extract(epoch from at) * 1000000)::bigint);
+      if is_foreign and r.touched_at > r.expires_at then
+        behind := (extract(epoch from r.touched_at - r.expires_at) * 1000000)::bigint;
+        behind_owner := r.locked_by;
+      end if;
+      if c.exclusive then
+        if has_shares then
+          delete from {share} h where h.name = c.name;
+        end if;
+        r.locked_by := c.owner;
+        r.attempt := c.attempt;
+        r.expires_at := until;
+        is_counted := false;
+      else
+        if is_shared and ended > {most_remembered} then
+          delete from {share} h
+          using (select d.attempt from {share} d
+                 where d.name = c.name
+                   and (d.expires_at > at - c.patience and r.expires_at > at - c.patience) is not true
+                 order by d.token desc offset {least_remembered}) o
+          where h.name = c.name and h.attempt = o.attempt;
+          ended := {least_remembered};
+        end if;
+        if has_shares and (not is_shared or lapsed > 0 or supersedes) then
+          -- What this grant counted as dead has ended for good, whatever the clock says later.
+          update {share} h set expires_at = '-infinity'
+          where h.name = c.name and h.expires_at > '-infinity'
+            and (not is_shared
+                 or (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is not true
+                 or c.explicit and h.explicit_owner and h.locked_by = c.owner);
+          is_counted := false;
+        end if;
+        if r.attempt is not null and not is_foreign and r.locked_by is not null then
+          insert into {share} (name, attempt, token, locked_by, explicit_owner, weight, capacity,
+                               acquired_at, expires_at, touched_at)
+          values (r.name, r.attempt, r.token, r.locked_by, r.explicit_owner, r.capacity, r.capacity,
+                  r.acquired_at, case when r.expires_at is not null then '-infinity'::timestamptz end,
+                  at)
+          on conflict do nothing;
+        end if;
+        insert into {share} (name, attempt, token, locked_by, explicit_owner, weight, capacity,
+                             acquired_at, expires_at, touched_at)
+        values (c.name, c.attempt, granted_token, c.owner, c.explicit, c.weight, c.capacity,
+                at, until, at);
+        living := living + c.weight;
+        if not is_shared then
+          r.expires_at := until;
+          is_counted := false;
+        elsif lapsed > 0 or supersedes then
+          select max(h.expires_at) into r.expires_at
+          from {share} h where h.name = c.name and h.expires_at > '-infinity';
+        else
+          r.expires_at := greatest(r.expires_at, until);
+        end if;
+        r.locked_by := '(shared)';
+        r.attempt := null;
+      end if;
+      r.explicit_owner := c.exclusive and c.explicit;
+      r.capacity := c.capacity;
+      r.token := granted_token;
+      r.acquired_at := at;
+      if r.waiting_weight <= c.weight then
+        r.waiting_weight := 0;
+      end if;
+    end if;
+
+    if verdict in ('grant', 'replay') then
+      verdict := 'granted';
+      r.lease_expires_at := r.expires_at;
+      r.touched_at := at;
+      is_changed := true;
+      durable := true;
+    end if;
+    if c.is_last and is_changed then
+      update {lock} l
+      set locked_by = r.locked_by, attempt = r.attempt, explicit_owner = r.explicit_owner,
+          capacity = r.capacity, token = r.token, acquired_at = r.acquired_at,
+          touched_at = r.touched_at, expires_at = r.expires_at,
+          lease_expires_at = r.lease_expires_at, waiting_until = r.waiting_until,
+          waiting_weight = r.waiting_weight
+      where l.id = r.id;
+    end if;
+    return next;
+  end loop;
+
+  -- A grant is as durable as the server can make it, whatever the session's default is; a mark need
+  -- not be.
+  if current_setting('synchronous_commit') <> 'remote_apply' then
+    perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
+  end if;
+end
+$$;

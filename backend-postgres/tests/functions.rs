@@ -1,0 +1,325 @@
+//! The functions that decide: who may call them, what they are found by, versions side by side, and the
+//! fence for a user's own transaction.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Store, ask, claim, hold};
+use database_locks_core::{
+    Claim, ErrorKind, LeaseId, ListQuery, LockBackend, Released, Renewal, Renewed, Share, Ttl,
+    Verdict,
+};
+use database_locks_postgres::deadpool_postgres::Connect;
+use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+async fn renew(backend: &PostgresBackend, lease: &LeaseId) -> Renewed {
+    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+    backend.renew(&[renewal]).await.unwrap()[0]
+}
+
+async fn release(backend: &PostgresBackend, lease: &LeaseId) -> Released {
+    backend.release(std::slice::from_ref(lease)).await.unwrap()[0]
+}
+
+#[tokio::test]
+async fn programs_of_two_versions_exclude_each_other() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    // Of another version, which stays when ours is made.
+    let older = schema_sql(&store.config()).replace("_1\"", "_0\"");
+    client.batch_execute(&older).await.unwrap();
+    backend.migrate().await.unwrap();
+    let older = async |verb: &str, lock: &str, token: i64| -> String {
+        let sql = match verb {
+            "acquire" => {
+                "select verdict from database_locks_lock_acquire_0(array[$1], array[$2]::text[]::uuid[],
+                   array['old'], array[false], array[2147483647], array[2147483647],
+                   array[60000000], array[0], array[null]::bigint[], false)
+                 where $3::bigint = 0"
+            }
+            _ => {
+                "select outcome from database_locks_lock_change_0(array[$1], array[$2]::text[]::uuid[],
+                   array[$3::bigint], array['old'], array[false], array[2147483647], array[2147483647],
+                   null, 'channel', false)"
+            }
+        };
+        let attempt = "019ac4d0-0000-7000-8000-000000000000";
+        client.query_one(sql, &[&lock, &attempt, &token]).await.unwrap().get(0)
+    };
+
+    let ours = hold(&backend, &claim("x")).await;
+    assert_eq!(older("acquire", "x", 0).await, "busy");
+    assert_eq!(release(&backend, &ours).await, Released::Freed);
+    assert_eq!(older("acquire", "x", 0).await, "granted");
+    assert!(matches!(ask(&backend, &claim("x")).await, Verdict::Busy(_)));
+    let theirs = backend.list(&ListQuery::default()).await.unwrap()[0].lease.clone();
+    assert!(theirs.token > ours.token);
+    let token = i64::try_from(theirs.token.get()).unwrap();
+    assert_eq!(older("release", "x", token).await, "ok");
+    hold(&backend, &claim("x")).await;
+}
+
+#[tokio::test]
+async fn missing_function_is_not_migrated_and_works_once_made() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    let functions = client
+        .query("select oid::regprocedure::text from pg_proc where pronamespace = $1::text::regnamespace",
+            &[&store.schema])
+        .await
+        .unwrap();
+    assert_eq!(functions.len(), 4);
+    for function in functions {
+        let function: &str = function.get(0);
+        client.batch_execute(&format!("drop function {function}")).await.unwrap();
+    }
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+    assert!(error.to_string().contains("dblock migrate"), "{error}");
+    backend.migrate().await.unwrap();
+    hold(&backend, &claim("x")).await;
+}
+
+/// As the crate's documentation says.
+const STRICT: &str = "
+alter function {schema}.database_locks_lock_acquire_1 security definer set search_path = pg_catalog, pg_temp;
+alter function {schema}.database_locks_lock_change_1 security definer set search_path = pg_catalog, pg_temp;
+revoke all on all functions in schema {schema} from public;
+grant usage on schema {schema} to {role};
+grant execute on function {schema}.database_locks_lock_acquire_1 to {role};
+grant execute on function {schema}.database_locks_lock_change_1 to {role};
+";
+
+#[tokio::test]
+async fn lock_user_may_have_the_right_to_execute_alone() {
+    let (store, _) = Store::migrated().await;
+    let role = format!("r_{}", store.schema);
+    let client = store.client().await;
+    client.batch_execute(&format!("create role {role} login password 'secret'")).await.unwrap();
+    let grants = STRICT.replace("{schema}", &store.schema).replace("{role}", &role);
+    client.batch_execute(&grants).await.unwrap();
+    let backend = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
+    for share in [Share::ALL, Share::ONE] {
+        let asked = Claim { share, ..claim(&format!("{share}")) };
+        let held = hold(&backend, &asked).await;
+        assert!(matches!(ask(&backend, &claim(asked.name.as_str())).await, Verdict::Busy(_)));
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert!(matches!(renew(&backend, &held).await, Renewed::Lost(_)));
+    }
+    let error = backend.list(&ListQuery::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+/// Begins a transaction, and calls the fence in it.
+async fn fence(client: &Client, lease: &LeaseId) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("begin").await?;
+    let token = i64::try_from(lease.token.get()).unwrap();
+    let sql = "select database_locks_lock_fence_1($1, $2)";
+    client.query(sql, &[&lease.name.as_str(), &token]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn fenced_transaction_holds_back_successors_and_lets_its_renewal_pass() {
+    let (store, backend) = Store::migrated().await;
+    let (work, other) = (store.client().await, store.client().await);
+    for share in [Share::ALL, Share::ONE] {
+        let asked = Claim { share, ..claim(&format!("{share}")) };
+        let held = hold(&backend, &asked).await;
+        let next = Claim { share: Share::ALL, ..claim(asked.name.as_str()) };
+
+        fence(&work, &held).await.unwrap();
+        fence(&other, &held).await.unwrap();
+        other.batch_execute("commit").await.unwrap();
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+        // It is free, and nobody gets it before the work is committed.
+        assert_eq!(ask(&backend, &next).await, Verdict::Skipped);
+        work.batch_execute("commit").await.unwrap();
+        let taken = hold(&backend, &next).await;
+
+        // Whoever comes too late can write nothing.
+        let error = fence(&work, &held).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE));
+        work.batch_execute("rollback").await.unwrap();
+        assert_eq!(release(&backend, &taken).await, Released::Freed);
+    }
+    let brief = Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim("expired") };
+    let dead = hold(&backend, &brief).await;
+    tokio::time::sleep(Ttl::MIN * 3).await;
+    fence(&work, &dead).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn table_is_the_one_that_was_found_first_whatever_a_session_says_later() {
+    let (store, _) = Store::migrated().await;
+    let decoy = Store { schema: format!("{}_decoy", store.schema), database: store.database };
+    let real = decoy.schema.trim_end_matches("_decoy").to_owned();
+    let role = format!("r_{real}");
+    let client = decoy.client().await;
+    client
+        .batch_execute(&format!(
+            "create role {role} superuser login password 'secret';
+             alter role {role} set search_path = {real}"
+        ))
+        .await
+        .unwrap();
+    let decoy_backend = decoy.backend().await;
+    decoy_backend.migrate().await.unwrap();
+
+    let url = decoy.database.as_user(&role, "secret");
+    let config = PostgresConfig::from_url(url.url()).unwrap();
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let held = hold(&backend, &claim("x")).await;
+    // As if the session of a pooler had been another client's.
+    client
+        .batch_execute(&format!(
+            "alter role {role} set search_path = {}_decoy;
+             select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'",
+            real
+        ))
+        .await
+        .unwrap();
+    let verdict = loop {
+        match backend.acquire(&[claim("x")]).await {
+            Ok(verdicts) => break verdicts,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    };
+    assert!(matches!(verdict[..], [Verdict::Busy(_)]), "it asked another table: {verdict:?}");
+    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert!(decoy_backend.list(&ListQuery::default()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn owner_of_a_schema_migrates_without_the_right_to_make_one() {
+    let store = Store::empty();
+    let role = format!("r_{}", store.schema);
+    store
+        .client()
+        .await
+        .batch_execute(&format!(
+            "create role {role} login password 'secret'; create schema {} authorization {role}",
+            store.schema
+        ))
+        .await
+        .unwrap();
+    let backend = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
+    backend.migrate().await.unwrap();
+    hold(&backend, &claim("x")).await;
+}
+
+#[tokio::test]
+async fn password_is_asked_for_whenever_a_connection_is_made() {
+    let (store, _) = Store::migrated().await;
+    let role = format!("r_{}", store.schema);
+    let client = store.client().await;
+    let set = async |password: &str| {
+        let sql = format!("alter role {role} password '{password}'");
+        client.batch_execute(&sql).await.unwrap();
+    };
+    client.batch_execute(&format!("create role {role} superuser login")).await.unwrap();
+    set("first").await;
+    let current = Arc::new(Mutex::new("first"));
+    let source = Arc::clone(&current);
+    let config = store.config_as(&role).pool_size(1).unwrap().password_from(move || {
+        let password = source.lock().unwrap().to_owned();
+        async move { Ok(password) }
+    });
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let held = hold(&backend, &claim("x")).await;
+
+    set("second").await;
+    let ended =
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'");
+    let after = async || loop {
+        match backend.acquire(&[claim("y")]).await {
+            Err(error) if error.is_retryable() => {}
+            result => break result,
+        }
+    };
+    client.batch_execute(&ended).await.unwrap();
+    assert_eq!(after().await.unwrap_err().kind(), ErrorKind::Permission);
+    *current.lock().unwrap() = "second";
+    assert!(matches!(after().await.unwrap()[..], [Verdict::Granted(_)]));
+    assert_eq!(release(&backend, &held).await, Released::Freed);
+}
+
+/// Connects as the driver does, and counts.
+#[derive(Debug, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Connect for Counting {
+    fn connect(
+        &self,
+        config: &tokio_postgres::Config,
+    ) -> Pin<
+        Box<
+            dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>>
+                + Send
+                + '_,
+        >,
+    > {
+        let config = config.clone();
+        Box::pin(async move {
+            let (client, connection) = config.connect(NoTls).await?;
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok((client, tokio::spawn(async { drop(connection.await) })))
+        })
+    }
+}
+
+#[tokio::test]
+async fn connections_may_be_made_by_the_user() {
+    let (store, _) = Store::migrated().await;
+    let connect = Counting::default();
+    let made = Arc::clone(&connect.0);
+    let backend = PostgresBackend::connect_by(store.config(), connect).await.unwrap();
+    for share in [Share::ALL, Share::ONE] {
+        let held = hold(&backend, &Claim { share, ..claim(&format!("{share}")) }).await;
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        assert_eq!(release(&backend, &held).await, Released::Freed);
+    }
+    assert!(backend.wakeups().await.unwrap().is_none());
+    assert_eq!(made.load(Ordering::SeqCst), 2, "one is shared, and one for renewals");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_ended_on_the_server() {
+    let (store, backend) = Store::migrated().await;
+    let blocker = store.client().await;
+    blocker
+        .batch_execute("begin; lock table database_locks_lock in access exclusive mode")
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        let stuck = [claim("x")];
+        let asked = tokio::time::timeout(Duration::from_millis(200), backend.acquire(&stuck));
+        asked.await.unwrap_err();
+    }
+    let at_work = async || -> i64 {
+        let sql = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+        blocker.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    // They would wait for as long as the table is locked. A bound of the server's own ends them after
+    // 10 s: less than that says that they were cancelled.
+    let ended = tokio::time::timeout(Duration::from_secs(8), async {
+        while at_work().await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    ended.await.expect("abandoned requests are still at work on the server");
+    blocker.batch_execute("rollback").await.unwrap();
+}

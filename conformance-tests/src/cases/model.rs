@@ -1,0 +1,262 @@
+//! Random requests, asked of the backend and of core's [`Ledger`]: the answers must agree.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use database_locks_core::ledger::Ledger;
+use database_locks_core::{
+    Attempt, Claim, LeaseId, LeaseInfo, LockName, Owner, Released, Renewal, Renewed, Share, Token,
+    Verdict,
+};
+
+use crate::context::{Context, LONG, Since, brief_ttl, claim, list, ttl};
+use crate::harness::{Client, Outcome};
+
+/// How many walks there are, each on names of its own, and how many requests a walk has.
+const WALKS: usize = 2;
+const STEPS: usize = 60;
+/// The most items of a batch: more than there are names, so that some are of one name.
+const ITEMS: usize = 9;
+
+pub(crate) async fn random_batches_agree_with_the_ledger(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let seed = std::env::var("DATABASE_LOCKS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("DATABASE_LOCKS_TEST_SEED={seed} repeats this run");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for walk in 0..WALKS {
+        let names = ["a", "b", "c"].map(|name| context.name(&format!("{walk}/{name}")));
+        let shares = client.capabilities().shares;
+        let mut walk = Walk {
+            client: &client,
+            context: &context,
+            names,
+            shares,
+            ledgers: BTreeMap::new(),
+            now: Duration::from_secs(1_000_000),
+            grants: Vec::new(),
+            trace: Vec::new(),
+            is_over: false,
+        };
+        for _ in 0..STEPS {
+            if !walk.is_over {
+                walk.step(&mut random).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A lease as the ledger knows it, and as the backend does: they have other tokens.
+#[derive(Debug, Clone)]
+struct Grant {
+    claim: Claim,
+    here: LeaseId,
+    there: LeaseId,
+}
+
+struct Walk<'a> {
+    client: &'a Client,
+    context: &'a Context,
+    names: [LockName; 3],
+    shares: bool,
+    ledgers: BTreeMap<LockName, Ledger>,
+    /// The ledgers' time. Only what is long and what is over is told apart.
+    now: Duration,
+    grants: Vec<Grant>,
+    trace: Vec<String>,
+    /// The machine stood still for so long that nobody knows what has expired.
+    is_over: bool,
+}
+
+impl Walk<'_> {
+    async fn step(&mut self, random: &mut fastrand::Rng) -> Outcome {
+        self.now += Duration::from_millis(1);
+        match random.u8(..10) {
+            0..=4 => self.acquire(random).await,
+            5 | 6 => self.renew(random).await,
+            7 | 8 => self.release(random).await,
+            _ => self.list().await,
+        }
+    }
+
+    async fn acquire(&mut self, random: &mut fastrand::Rng) -> Outcome {
+        // What is brief is over before anything else is asked, whatever the machine's speed.
+        let is_brief = random.u8(..8) == 0;
+        let brief = brief_ttl(self.client).max(Duration::from_millis(500));
+        let (ttl, since) = (ttl(if is_brief { brief } else { LONG }), Since::now());
+        let claims: Vec<Claim> = (0..random.usize(1..=ITEMS))
+            .map(|_| {
+                let claim = match random.choice(&self.grants) {
+                    Some(grant) if random.u8(..4) == 0 => grant.claim.clone(),
+                    _ => self.new_claim(random),
+                };
+                Claim { ttl, ..claim }
+            })
+            .collect();
+        let verdicts = self.client.acquire(&claims).await?;
+        self.trace.push(format!("acquire {claims:#?}\n-> {verdicts:#?}"));
+        if is_brief && !since.within(brief) {
+            self.is_over = true;
+            return Ok(());
+        }
+        assert_eq!(verdicts.len(), claims.len(), "{}", self.story());
+        for (claim, there) in claims.into_iter().zip(verdicts) {
+            if there == Verdict::Skipped {
+                continue;
+            }
+            self.now += Duration::from_millis(1);
+            let (now, micros) = (self.now, u64::try_from(self.now.as_micros()).unwrap_or(u64::MAX));
+            let ledger = self.ledgers.entry(claim.name.clone()).or_default();
+            match (ledger.acquire(&claim, now, micros), there) {
+                (Verdict::Granted(here), Verdict::Granted(there)) => {
+                    self.granted(claim, here, there);
+                }
+                (Verdict::Busy(here), Verdict::Busy(there)) => {
+                    // Which of several that were granted or renewed at the same time is up to the clock.
+                    let holds = |owner: &Owner| ledger.entries.iter().any(|e| e.owner == *owner);
+                    let is_holder = there.holder.as_ref().is_none_or(|h| holds(&h.owner));
+                    assert!(is_holder, "who is not a holder is named: {}", self.story());
+                    assert_eq!(here.holder.is_some(), there.holder.is_some(), "{}", self.story());
+                    let here = here.retry_after.is_some();
+                    assert_eq!(here, there.retry_after.is_some(), "{}", self.story());
+                }
+                (here, there) => assert_eq!(here, there, "{}", self.story()),
+            }
+        }
+        if is_brief {
+            self.context.outlive(brief).await?;
+            self.now += brief + Duration::from_millis(50);
+        }
+        Ok(())
+    }
+
+    fn granted(&mut self, claim: Claim, here: Token, there: Token) {
+        let lease = |token| LeaseId {
+            name: claim.name.clone(),
+            attempt: claim.attempt,
+            token,
+            owner: claim.owner.clone(),
+            share: claim.share,
+        };
+        let (here, there) = (lease(here), lease(there));
+        let of_name = || self.grants.iter().rev().filter(|grant| grant.claim.name == claim.name);
+        let is_known = of_name().find(|g| g.here.attempt == here.attempt && g.here == here);
+        match is_known {
+            Some(known) => assert_eq!(known.there, there, "a replay: {}", self.story()),
+            None => {
+                let last = of_name().map(|grant| grant.there.token).max();
+                assert!(last < Some(there.token), "a token fell: {}", self.story());
+                self.grants.push(Grant { claim, here, there });
+            }
+        }
+    }
+
+    async fn renew(&mut self, random: &mut fastrand::Rng) -> Outcome {
+        let leases = self.some_leases(random);
+        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewals: Vec<Renewal> = leases.iter().map(|(_, there)| renewal(there)).collect();
+        let answers = self.client.renew(&renewals).await?;
+        self.trace.push(format!("renew {renewals:#?}\n-> {answers:#?}"));
+        assert_eq!(answers.len(), leases.len(), "{}", self.story());
+        for ((here, _), there) in leases.iter().zip(answers) {
+            if there != Renewed::Skipped {
+                let ledger = self.ledgers.entry(here.name.clone()).or_default();
+                assert_eq!(ledger.renew(&renewal(here), self.now), there, "{}", self.story());
+            }
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, random: &mut fastrand::Rng) -> Outcome {
+        let leases = self.some_leases(random);
+        let asked: Vec<LeaseId> = leases.iter().map(|(_, there)| there.clone()).collect();
+        let answers = self.client.release(&asked).await?;
+        self.trace.push(format!("release {asked:#?}\n-> {answers:#?}"));
+        assert_eq!(answers.len(), leases.len(), "{}", self.story());
+        for ((here, _), there) in leases.iter().zip(answers) {
+            if there != Released::Skipped {
+                let ledger = self.ledgers.entry(here.name.clone()).or_default();
+                assert_eq!(ledger.release(here, self.now).0, there, "{}", self.story());
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self) -> Outcome {
+        for name in &self.names {
+            let there = list(self.client, name.as_str()).await?;
+            let ledger = self.ledgers.get(name).cloned().unwrap_or_default();
+            let here = ledger.list(name, self.now);
+            let told = |leases: Vec<LeaseInfo>| -> Vec<_> {
+                let one = |info: LeaseInfo| {
+                    let LeaseId { attempt, owner, share, .. } = info.lease;
+                    (attempt, owner, share, info.remaining.is_some(), info.waited_for)
+                };
+                leases.into_iter().map(one).collect()
+            };
+            assert_eq!(told(here), told(there), "the list of {name}: {}", self.story());
+        }
+        Ok(())
+    }
+
+    /// Leases that were granted once, some of them with something wrong about them.
+    fn some_leases(&self, random: &mut fastrand::Rng) -> Vec<(LeaseId, LeaseId)> {
+        // Those of late are the ones that may live.
+        let late = &self.grants[self.grants.len().saturating_sub(12)..];
+        if late.is_empty() {
+            return Vec::new();
+        }
+        (0..random.usize(1..=ITEMS))
+            .filter_map(|_| {
+                let Grant { mut here, mut there, .. } = random.choice(late)?.clone();
+                let wrong = random.u8(..16);
+                for lease in [&mut here, &mut there] {
+                    match wrong {
+                        0 => lease.token = Token::new(lease.token.get() - 1),
+                        1 => lease.token = Token::new(1),
+                        2 => lease.owner = Owner::label_only("somebody else").ok()?,
+                        3 => lease.attempt = Attempt::from_uuid(uuid::Uuid::from_u128(7)),
+                        _ => {}
+                    }
+                }
+                Some((here, there))
+            })
+            .collect()
+    }
+
+    fn new_claim(&self, random: &mut fastrand::Rng) -> Claim {
+        let permits = |weight| Share::new(weight, 5).unwrap_or(Share::ALL);
+        let shares = [
+            Share::ALL,
+            Share::ALL,
+            Share::ONE,
+            Share::ONE,
+            Share::ONE,
+            permits(1),
+            permits(2),
+            permits(5),
+        ];
+        let owners = ["alice", "bob", "host.1"].map(|label| {
+            let explicit = label != "host.1" && random.bool();
+            let owner = if explicit { Owner::explicit(label) } else { Owner::label_only(label) };
+            owner.unwrap_or_else(|_| Owner::of_this_process())
+        });
+        let name = random.choice(&self.names).unwrap_or(&self.names[0]);
+        Claim {
+            share: match self.shares {
+                true => *random.choice(&shares).unwrap_or(&Share::ALL),
+                false => Share::ALL,
+            },
+            owner: random.choice(owners).unwrap_or_else(Owner::of_this_process),
+            grace: if random.u8(..4) == 0 { LONG } else { Duration::ZERO },
+            mark: (random.u8(..4) == 0).then_some(LONG),
+            ..claim(name)
+        }
+    }
+
+    fn story(&self) -> String {
+        let last = &self.trace[self.trace.len().saturating_sub(12)..];
+        format!("the backend and the ledger disagree after\n{}", last.join("\n"))
+    }
+}
