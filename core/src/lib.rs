@@ -11,6 +11,8 @@
 //! - [`init`] sets the locks that a process has by default, and [`locks()`] gives them.
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
 //!   several hosts of one database.
+//! - `key_value` makes a backend of any store that can compare and set (feature `key-value`; the feature
+//!   `serde` alone lets a ledger be written and read).
 
 mod disabled;
 mod engine;
@@ -31,6 +33,8 @@ pub mod error;
 pub mod hosts;
 pub mod identifier;
 pub mod identity;
+#[cfg(feature = "key-value")]
+pub mod key_value;
 pub mod ledger;
 pub mod loss;
 pub mod name;

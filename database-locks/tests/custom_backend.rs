@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use database_locks_conformance::{Client, Harness, Outcome, async_trait};
+use database_locks_core::key_value::KeyValueBackend;
 use tempfile::TempDir;
 
 #[path = "../examples/custom_backend.rs"]
@@ -18,7 +19,7 @@ impl Harness for Files {
     }
 
     async fn client(&self) -> Outcome<Client> {
-        Ok(Arc::new(custom_backend::FileBackend::open(self.0.path())?))
+        Ok(Arc::new(KeyValueBackend::new(custom_backend::FileStore::open(self.0.path())?)))
     }
 }
 
