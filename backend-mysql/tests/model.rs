@@ -196,23 +196,12 @@ impl Pair<'_> {
     async fn release(&mut self, backend: &MysqlBackend, leases: Vec<(usize, LeaseId, LeaseId)>) {
         let asked: Vec<_> = leases.iter().map(|(.., there)| there.clone()).collect();
         let answers: Vec<Released> = backend.release(&asked).await.unwrap();
-        // Those that hold all of their lock are ended first.
-        let mut expected = vec![None; leases.len()];
-        for is_first in [true, false] {
-            for (i, (at, here, _)) in leases.iter().enumerate() {
-                if expected[i].is_none() && (here.share.is_exclusive() || !is_first) {
-                    let released = self.names[*at].ledger.release(here, self.now).0;
-                    expected[i] = Some(released).filter(|r| *r == Released::Freed || !is_first);
-                }
-            }
-        }
+        let expected: Vec<_> = leases
+            .into_iter()
+            .map(|(at, lease, _)| self.names[at].ledger.release(&lease, self.now).0)
+            .collect();
         self.trace.push(format!("release {asked:?} -> {answers:?}"));
-        assert_eq!(
-            expected,
-            answers.into_iter().map(Some).collect::<Vec<_>>(),
-            "{:#?}",
-            self.trace
-        );
+        assert_eq!(expected, answers, "{:#?}", self.trace);
     }
 
     async fn renew(&mut self, backend: &MysqlBackend, leases: Vec<(usize, LeaseId, LeaseId)>) {

@@ -19,6 +19,7 @@ declare
   is_locked boolean;        -- whether we have locked it: only then does a judgment stand
   is_changed boolean;
   is_made boolean := false; -- whether rows were made for the names that had none
+  patient_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
   is_foreign boolean;       -- whether another client, which writes its columns alone, has the lock
   is_shared boolean;
   has_shares boolean;       -- whether there may be rows of shares, dead ones included
@@ -71,8 +72,9 @@ begin
         select * into r from {lock} l where l.name = c.name;
         is_there := found;
       end if;
-      if patient and is_there then
-        -- Shares fit beside each other: it is worth a moment to wait for one that is written now.
+      if patient and is_there and patient_until > clock_timestamp() then
+        -- Shares fit beside each other: it is worth a moment to wait for one that is written now. Not
+        -- more than one moment for all names together.
         perform set_config('lock_timeout', '250ms', true);
         begin
           select * into r from {lock} l where l.name = c.name for update;
@@ -97,7 +99,7 @@ begin
       at := clock_timestamp();
       is_foreign := r.expires_at is not null and r.expires_at is distinct from r.lease_expires_at;
       is_shared := not is_foreign and r.attempt is null and coalesce(r.locked_by = '(shared)', false);
-      has_shares := r.attempt is null and r.token > 0;
+      has_shares := r.attempt is null;
 
       own := null;
       if has_shares then

@@ -18,6 +18,7 @@ declare
   is_foreign boolean;
   is_shared boolean;
   is_alive boolean;
+  patient_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
   ends_last boolean;        -- whether a share may have been the one that the name's row lives for
   durable boolean := not is_release;
 begin
@@ -35,8 +36,9 @@ begin
     if c.is_first then
       is_changed := false;
       ends_last := false;
-      if patient then
-        perform set_config('lock_timeout', '250ms', true);
+      if patient and patient_until > clock_timestamp() then
+        -- As in acquire; a renewal, which others of the process wait for, is in a hurry.
+        perform set_config('lock_timeout', case when is_release then '250ms' else '20ms' end, true);
         begin
           perform from {lock} l where l.name = c.name for no key update;
         exception when lock_not_available then null;

@@ -34,7 +34,8 @@ begin
       or own.attempt is not null and own.expires_at is null
       then 'taken'
     when is_explicit
-         and (not is_shared and last_token > of_token and r.explicit_owner and r.locked_by = of_owner
+         and (not is_shared and not is_foreign and last_token > of_token
+              and r.explicit_owner and r.locked_by = of_owner
               or exists (select from {share} h
                          where h.name = of_name and h.token > of_token
                            and h.explicit_owner and h.locked_by = of_owner))

@@ -243,7 +243,8 @@ impl PostgresBackend {
         if !again.is_empty() {
             let leases = column(&again, |&i| leases[i]);
             let ttls = ttls.map(|ttls| column(&again, |&i| ttls[i]));
-            let outcomes = self.change(&leases, ttls.as_deref(), true).await?;
+            // What was done before stays done: those that fail now are only left open.
+            let outcomes = self.change(&leases, ttls.as_deref(), true).await.unwrap_or_default();
             for (i, outcome) in again.into_iter().zip(outcomes) {
                 changed[i] = outcome;
             }
@@ -308,7 +309,9 @@ impl LockBackend for PostgresBackend {
             .collect();
         if !again.is_empty() {
             let asked = column(&again, |&i| &claims[i]);
-            for (i, verdict) in again.into_iter().zip(self.decide(&asked, true).await?) {
+            // What was decided before stays decided: those that fail now are only left open.
+            let decided = self.decide(&asked, true).await.unwrap_or_default();
+            for (i, verdict) in again.into_iter().zip(decided) {
                 verdicts[i] = verdict;
             }
         }

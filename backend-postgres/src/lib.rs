@@ -82,7 +82,8 @@
 //! grant execute on function locks.database_locks_lock_change_1 to app;
 //! ```
 //!
-//! Such a user locks, and cannot list leases, release by force or clean up.
+//! Such a user locks, and cannot list leases, release by force or clean up. A migration makes the functions
+//! anew, and then this is to be said again.
 //!
 //! # The fence
 //!
@@ -97,7 +98,8 @@
 //!
 //! The call fails with 55000 unless the lease with this token is alive; nobody else is granted the lock
 //! before the transaction has ended, and renewals pass meanwhile. It takes the name's row `for key share`.
-//! A Django app, which writes the row without asking, is not held back.
+//! A Django app that takes the lock as django-database-locks does, with `select_for_update`, waits for the
+//! transaction; a plain `update` of the row does not.
 //!
 //! # What is written when
 //!

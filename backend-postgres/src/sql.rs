@@ -5,7 +5,8 @@
 //! them exact:
 //!
 //! - **Lock, then judge.** Each statement of a function has a snapshot of its own. A function locks
-//!   the name's row with `SKIP LOCKED`, which never waits, and judges what it reads after that. Each
+//!   the name's row with `SKIP LOCKED`, which never waits, and judges what it reads after that
+//!   (for what cannot be skipped, a row that is made just now or that of a share, it waits 50 ms). Each
 //!   change of a name's shares is made under that lock and writes the name's row too, so whoever has
 //!   the row sees all of them. Only what decides nothing for anybody else (busy, another capacity) is
 //!   answered without the lock, so that a busy poll writes nothing.
@@ -15,7 +16,7 @@
 //!   back claims and lets renewals pass.
 //! - **Contended shares wait a moment, exclusive claims do not.** Shares fit beside each other, so a
 //!   try must not fail because another one was just granted: the contended ones are asked again, and
-//!   then each waits for its row a little.
+//!   then they wait for their rows, a moment for all of them together.
 //! - **One row decides everything exclusive.** `expires_at` of the name's row is never earlier than
 //!   that of any live share. A share is alive only while the name's row says `(shared)` and is
 //!   alive too, so that others who write only this row, such as a Django app, decide over all.

@@ -49,7 +49,8 @@ pub trait KeyValue: fmt::Debug + Send + Sync + 'static {
 
     /// Carries out each write that [still holds](Write), atomically for itself, and answers which.
     ///
-    /// What was written survives a restart of the store.
+    /// What was written survives a restart of the store. Where nobody can say whether a write was heard,
+    /// answer with an error, and do not repeat it: the engine asks again.
     async fn store(&self, writes: &[Write]) -> Result<Vec<bool>>;
 
     /// The first `limit` names, in the order of their bytes, that are not before `first`. The end is
@@ -143,6 +144,9 @@ impl<S: KeyValue> KeyValueBackend<S> {
     }
 
     async fn read(&self, names: &[LockName]) -> Result<BTreeMap<LockName, State>> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let Loaded { now, values } = self.0.load(names).await?;
         if values.len() != names.len() {
             let message =

@@ -57,9 +57,9 @@ impl RedisStore {
         Ok(Self { client, values, names, connection: Mutex::default() })
     }
 
-    /// Asks on the connection of the last time, and if that has ended on a new one. A connection whose
-    /// request is given up goes with it, and a write that was heard after all does not hold twice.
-    async fn ask<T: FromRedisValue>(&self, request: &Pipeline) -> Result<T> {
+    /// Asks on the connection of the last time, and if that has ended and it is a question that `repeats`,
+    /// on a new one. A connection whose request is given up goes with it.
+    async fn ask<T: FromRedisValue>(&self, request: &Pipeline, repeats: bool) -> Result<T> {
         let mut kept = self.connection.lock().await.take();
         loop {
             let is_new = kept.is_none();
@@ -77,7 +77,7 @@ impl RedisStore {
                     *self.connection.lock().await = Some(connection);
                     return Ok(answer);
                 }
-                Err(error) if is_new => return Err(failed(error)),
+                Err(error) if is_new || !repeats => return Err(failed(error)),
                 Err(_) => {}
             }
         }
@@ -91,14 +91,11 @@ impl KeyValue for RedisStore {
     }
 
     async fn load(&self, names: &[LockName]) -> Result<Loaded> {
-        if names.is_empty() {
-            return Ok(Loaded { now: Duration::ZERO, values: Vec::new() });
-        }
         let names: Vec<&str> = names.iter().map(LockName::as_str).collect();
         let mut request = redis::pipe();
         request.atomic().cmd("HMGET").arg(&self.values).arg(names).cmd("TIME");
         let (values, (seconds, micros)): (Vec<Option<String>>, (u64, u64)) =
-            self.ask(&request).await?;
+            self.ask(&request, true).await?;
         let stored = |value: String| Stored { version: value.clone(), value };
         Ok(Loaded {
             now: Duration::from_secs(seconds) + Duration::from_micros(micros),
@@ -114,14 +111,15 @@ impl KeyValue for RedisStore {
             request.arg(write.name.as_str()).arg(write.version.as_deref().unwrap_or(""));
             request.arg(before.unwrap_or_default()).arg(write.value.as_deref().unwrap_or(""));
         }
-        self.ask(&request).await
+        // A write that was heard after all would not hold a second time.
+        self.ask(&request, false).await
     }
 
     async fn names(&self, first: &str, limit: usize) -> Result<Vec<LockName>> {
         let mut request = redis::pipe();
         request.cmd("ZRANGEBYLEX").arg(&self.names).arg(format!("[{first}")).arg("+");
         request.arg("LIMIT").arg(0).arg(limit);
-        let (names,): (Vec<String>,) = self.ask(&request).await?;
+        let (names,): (Vec<String>,) = self.ask(&request, true).await?;
         names.into_iter().map(LockName::new).collect()
     }
 }

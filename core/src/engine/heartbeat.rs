@@ -1,6 +1,6 @@
 //! The heartbeat: renewals of all leases of a process, together, and their deadlines.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::backend::{Renewal, Renewed};
@@ -25,6 +25,8 @@ pub(crate) struct Heartbeat {
     lane: Lane<Attempt>,
     /// How many batches in a row have failed.
     failures: u32,
+    /// Leases one of which may be to blame for it that a batch failed. Each is asked for alone.
+    suspects: HashSet<Attempt>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,7 @@ impl Heartbeat {
             agenda: Agenda::new(),
             lane: Lane::new(MAX_IN_FLIGHT, max_batch),
             failures: 0,
+            suspects: HashSet::new(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Heartbeat {
     /// The holder gives the lease up: no renewal leaves any more.
     pub(crate) fn forget(&mut self, attempt: Attempt) -> Option<Lease> {
         let lease = self.leases.remove(&attempt)?;
+        self.suspects.remove(&attempt);
         self.agenda.cancel(Due::Deadline(attempt));
         self.agenda.cancel(Due::Renewal(attempt));
         Some(lease)
@@ -82,7 +86,9 @@ impl Heartbeat {
                     tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
                 }
             } else if let Due::Renewal(_) = due {
-                self.lane.push(lease.name().clone(), attempt, Company::Any);
+                let is_suspect = !self.suspects.is_empty() && self.suspects.contains(&attempt);
+                let company = if is_suspect { Company::Alone } else { Company::Any };
+                self.lane.push(lease.name().clone(), attempt, company);
             }
         }
     }
@@ -133,13 +139,23 @@ impl Heartbeat {
         now: Duration,
     ) {
         self.lane.landed(&departure.names);
+        let attempts = || departure.renewals.iter().map(|renewal| renewal.lease.attempt);
         let answers = match answer {
             Ok(answers) => {
                 self.failures = 0;
+                if !self.suspects.is_empty() {
+                    for attempt in attempts() {
+                        self.suspects.remove(&attempt);
+                    }
+                }
                 answers
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
+                if !error.is_retryable() {
+                    let leases = &self.leases;
+                    self.suspects.extend(attempts().filter(|attempt| leases.contains_key(attempt)));
+                }
                 tracing::warn!(
                     leases = departure.renewals.len(), %error, "a renewal failed, will try again"
                 );
@@ -193,4 +209,55 @@ pub(crate) struct Departure {
     pub(crate) at: Duration,
     /// How long it may take.
     pub(crate) time: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::error::{Error, ErrorKind};
+    use crate::identity::{LeaseId, Token};
+    use crate::lease::state::Terms;
+    use crate::owner::Owner;
+    use crate::share::Share;
+    use crate::ttl::Ttl;
+
+    #[test]
+    fn leases_of_a_batch_that_failed_for_good_are_asked_for_one_by_one() {
+        let terms = Terms {
+            ttl: Ttl::Infinite,
+            margin: Duration::ZERO,
+            renew_every: Some(Duration::from_secs(8)),
+            switched_off: false,
+        };
+        let start = Clock::Boot.now();
+        let mut heartbeat = Heartbeat::new(10);
+        for name in ["a", "b", "c"] {
+            let id = LeaseId {
+                name: LockName::new(name).unwrap(),
+                attempt: Attempt::new(),
+                token: Token::new(1),
+                owner: Owner::of_this_process(),
+                share: Share::ALL,
+            };
+            heartbeat.watch(Lease::granted(id, terms, Clock::Boot, start), start);
+        }
+        let mut now = start + Duration::from_secs(10);
+        heartbeat.tick(now);
+        let together = heartbeat.depart(now).unwrap();
+        assert_eq!(together.renewals.len(), 3);
+        let error = Error::new(ErrorKind::Backend, "one of them is broken");
+        heartbeat.arrive(&together, Err(error), now);
+
+        now += Duration::from_secs(10);
+        heartbeat.tick(now);
+        for _ in 0..3 {
+            let alone = heartbeat.depart(now).unwrap();
+            assert_eq!(alone.renewals.len(), 1);
+            heartbeat.arrive(&alone, Ok(vec![Renewed::Alive]), now);
+        }
+        now += Duration::from_secs(10);
+        heartbeat.tick(now);
+        assert_eq!(heartbeat.depart(now).unwrap().renewals.len(), 3, "they are trusted again");
+    }
 }

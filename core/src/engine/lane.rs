@@ -42,8 +42,8 @@ impl<I> Lane<I> {
             queued: BTreeMap::new(),
             busy: HashMap::new(),
             in_flight: 0,
-            max_in_flight,
-            max_batch,
+            max_in_flight: max_in_flight.max(1),
+            max_batch: max_batch.max(1),
             last: None,
         }
     }

@@ -74,14 +74,20 @@ impl Releases {
 
     /// The next batch of releases.
     pub(crate) fn depart(&mut self) -> Option<Vec<LeaseId>> {
-        let batch = self.lane.depart()?;
-        Some(
-            batch
-                .iter()
-                .filter_map(|(_, attempt)| self.pending.get(attempt))
-                .map(|pending| pending.lease.clone())
-                .collect(),
-        )
+        loop {
+            let (mut leases, mut settled) = (Vec::new(), Vec::new());
+            for (name, attempt) in self.lane.depart()? {
+                match self.pending.get(&attempt) {
+                    Some(pending) => leases.push(pending.lease.clone()),
+                    None => settled.push(name),
+                }
+            }
+            self.lane.skipped(&settled);
+            if !leases.is_empty() {
+                return Some(leases);
+            }
+            self.lane.landed([]);
+        }
     }
 
     /// Takes the answer to a batch, and names the locks that are free now.

@@ -421,7 +421,8 @@ impl WaitingRoom {
             let until = now.saturating_add(ttl.min(LONGEST_SETTLING));
             let name = pending.request.claim.name.clone();
             if !in_flight {
-                self.ask(id, Company::Any);
+                let suspect = pending.is_suspect();
+                self.ask(id, if suspect { Company::Alone } else { Company::Any });
             }
             self.unqueue(&name, id);
             self.agenda.set(Due::GiveUp(id), until);
