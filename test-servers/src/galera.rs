@@ -472,9 +472,12 @@ impl GaleraBuilder {
     }
 }
 
-/// Whether a node did not find the others, as where the machine is busy in that moment.
+/// Whether a node did not find the others, as where the machine is busy in that moment, or could not be sent what they
+/// have, as where somebody took the port for that after it was found free: the daemon there does not say why it ended.
 fn has_not_met(error: &anyhow::Error) -> bool {
-    error.to_string().contains("failed to reach primary view")
+    let said = error.to_string();
+    said.contains("failed to reach primary view")
+        || said.contains("WSREP_SST") && said.contains("terminated unexpectedly")
 }
 
 /// Ports that are free and different.
