@@ -26,9 +26,10 @@ pub(crate) async fn session_time_zone_changes_nothing(context: Context) -> Outco
 pub(crate) async fn daylight_saving_changes_nothing(context: Context) -> Outcome {
     let plain = context.client().await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let day = day_of_year(now / 86_400);
     // Clocks are put forward, or back, within the life of the leases.
-    let soon = format!("{day}/{}:{:02}:00", now % 86_400 / 3_600, now % 3_600 / 60 + 1);
+    let next = now + 60;
+    let day = day_of_year(next / 86_400);
+    let soon = format!("{day}/{}:{:02}:00", next % 86_400 / 3_600, next % 3_600 / 60);
     let far = format!("{}/2:00:00", (day + 100) % 365);
     for (i, rule) in
         [format!("AAA0BBB,{soon},{far}"), format!("AAA1BBB0,{far},{soon}")].into_iter().enumerate()
