@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let store = RedisStore::open("redis://127.0.0.1:6379", "locks")?;
+    let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned());
+    let store = RedisStore::open(&url, "locks")?;
     let locks = Locks::new(KeyValueBackend::new(store));
     let guard = locks.lock("nightly").timeout(Duration::from_secs(30)).acquire().await?;
     println!("only one of me, under token {}", guard.token());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use database_locks_test_servers::Redis;
 
 use crate::{bench, command, install, instructions, test_programs};
 
@@ -131,20 +132,16 @@ fn rust_version() -> Result<()> {
 }
 
 fn examples() -> Result<()> {
+    let redis = Redis::start()?;
     for example in
         std::fs::read_dir("database-locks/examples").context("run this from the project's root")?
     {
         let path = example?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            cargo(&[
-                "run",
-                "--quiet",
-                "--package=database-locks",
-                "--all-features",
-                "--example",
-                name,
-            ])?;
+            let arguments =
+                ["run", "--quiet", "--package=database-locks", "--all-features", "--example", name];
+            command::run(Command::new("cargo").args(arguments).env("REDIS_URL", redis.url()))?;
         }
     }
     let state = env::temp_dir().join(format!("dblock-readme-{}", std::process::id()));
