@@ -141,7 +141,7 @@ impl PostgresBackend {
             })
     }
 
-    /// Asks once for all claims. A patient request waits a moment for each row that is locked.
+    /// Asks once for all claims. A patient request waits a moment for rows that are locked.
     async fn decide(&self, claims: &[&Claim], patient: bool) -> Result<Vec<Verdict>> {
         let names = column(claims, |c| c.name.as_str());
         let attempts = column(claims, |c| c.attempt.as_uuid());
@@ -243,8 +243,15 @@ impl PostgresBackend {
         if !again.is_empty() {
             let leases = column(&again, |&i| leases[i]);
             let ttls = ttls.map(|ttls| column(&again, |&i| ttls[i]));
-            // What was done before stays done: those that fail now are only left open.
-            let outcomes = self.change(&leases, ttls.as_deref(), true).await.unwrap_or_default();
+            let outcomes = match self.change(&leases, ttls.as_deref(), true).await {
+                // What was renewed before stays renewed, and these are asked for again.
+                Err(error) if ttls.is_some() => {
+                    tracing::debug!(%error, "renewals that were skipped failed the second time");
+                    Vec::new()
+                }
+                // A release that was heard after all must not be told as skipped.
+                outcomes => outcomes?,
+            };
             for (i, outcome) in again.into_iter().zip(outcomes) {
                 changed[i] = outcome;
             }
@@ -309,9 +316,8 @@ impl LockBackend for PostgresBackend {
             .collect();
         if !again.is_empty() {
             let asked = column(&again, |&i| &claims[i]);
-            // What was decided before stays decided: those that fail now are only left open.
-            let decided = self.decide(&asked, true).await.unwrap_or_default();
-            for (i, verdict) in again.into_iter().zip(decided) {
+            // If this fails nobody can say whether it was heard: it must not be told as skipped.
+            for (i, verdict) in again.into_iter().zip(self.decide(&asked, true).await?) {
                 verdicts[i] = verdict;
             }
         }

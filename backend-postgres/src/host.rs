@@ -34,13 +34,10 @@ pub(crate) struct Host {
 pub(crate) struct Opened {
     pub(crate) client: Client,
     pub(crate) connection: OwnConnection,
-    pub(crate) peer: Peer,
-    /// Whether the server sees the very connection that was opened, so that no pooler is in between.
-    pub(crate) is_direct: bool,
+    /// The server's address, where the server sees the very connection that was opened, so that no pooler
+    /// is in between.
+    pub(crate) direct: Option<SocketAddr>,
 }
-
-/// To which address of its host a connection leads; `None` where the driver has chosen.
-pub(crate) type Peer = Option<SocketAddr>;
 
 impl Host {
     pub(crate) fn new(config: HostConfig, tls: MakeRustlsConnect) -> Self {
@@ -58,45 +55,44 @@ impl Host {
             let (client, connection) =
                 driver.connect(self.tls.clone()).await.map_err(|error| self.failed(error))?;
             let connection = OwnConnection(Box::new(Pollable(connection)));
-            return Ok(Opened { client, connection, peer: None, is_direct: false });
+            return Ok(Opened { client, connection, direct: None });
         };
-        let mut failure = None;
-        for address in self.addresses(name).await.map_err(|error| self.out_of_reach(&error))? {
-            let stream = match self.open(address).await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    failure = Some(error);
-                    continue;
-                }
-            };
-            let ends = stream.local_addr().and_then(|local| Ok((local, stream.peer_addr()?)));
-            let ends = ends.map_err(|error| self.out_of_reach(&error))?;
-            let (client, connection) = driver
-                .connect_raw(stream, self.encryption(name)?)
-                .await
-                .map_err(|error| self.failed(error))?;
-            let mut connection = OwnConnection(Box::new(Pollable(connection)));
-            let is_direct = self.inspect(&client, &mut connection, ends).await?;
-            return Ok(Opened { client, connection, peer: Some(address), is_direct });
-        }
+        let addresses = self.addresses(name).await.map_err(|error| self.out_of_reach(&error))?;
         let none = || io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        Err(self.out_of_reach(&failure.unwrap_or_else(none)))
+        let mut failure = None;
+        for address in addresses {
+            match self.connect_to(address, name, &driver).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.out_of_reach(&none())))
     }
 
-    /// Asks the server to end what a connection is at work on. Best effort: it may have ended.
-    pub(crate) async fn cancel(&self, token: &CancelToken, peer: Peer) {
+    async fn connect_to(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        driver: &tokio_postgres::Config,
+    ) -> Result<Opened> {
+        let stream = self.open(address).await.map_err(|error| self.out_of_reach(&error))?;
+        let ends = stream.local_addr().and_then(|local| Ok((local, stream.peer_addr()?)));
+        let ends = ends.map_err(|error| self.out_of_reach(&error))?;
+        let connected = driver.connect_raw(stream, self.encryption(name)?).await;
+        let (client, connection) = connected.map_err(|error| self.failed(error))?;
+        let mut connection = OwnConnection(Box::new(Pollable(connection)));
+        let is_direct = self.inspect(&client, &mut connection, ends).await?;
+        Ok(Opened { client, connection, direct: is_direct.then_some(address) })
+    }
+
+    /// Asks the server at this address to end what a connection is at work on. Best effort: it may have
+    /// ended.
+    pub(crate) async fn cancel(&self, token: &CancelToken, address: SocketAddr) {
         let cancel = async {
-            match (self.name(), peer) {
-                (Some(name), Some(address)) => {
-                    let stream = self.open(address).await.map_err(|e| self.out_of_reach(&e))?;
-                    let cancelled = token.cancel_query_raw(stream, self.encryption(name)?).await;
-                    cancelled.map_err(|error| self.failed(error))
-                }
-                _ => {
-                    let cancelled = token.cancel_query(self.tls.clone()).await;
-                    cancelled.map_err(|error| self.failed(error))
-                }
-            }
+            let stream = self.open(address).await.map_err(|error| self.out_of_reach(&error))?;
+            let encryption = self.encryption(self.name().unwrap_or_default())?;
+            let cancelled = token.cancel_query_raw(stream, encryption).await;
+            cancelled.map_err(|error| self.failed(error))
         };
         match tokio::time::timeout(CANCELLING, cancel).await {
             Ok(Ok(())) => {}

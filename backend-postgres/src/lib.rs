@@ -50,8 +50,8 @@
 //! The first words on a connection find out whether the server sees the very addresses and ports that
 //! the connection has here. Then nothing is in between, and the session is ours alone: its statements
 //! are prepared, what is given up is cancelled on the server, and `statement_timeout` is set to 10 s for
-//! what cannot be cancelled. Behind a pooler, set a `statement_timeout` of the role's yourself. On any other connection no setting of the session is changed beyond the statement or
-//! transaction that needs it.
+//! what cannot be cancelled. On any other connection no setting of the session is changed beyond the
+//! statement or transaction that needs it: behind a pooler, give the role a `statement_timeout` yourself.
 //!
 //! # Tables and rights
 //!
@@ -117,17 +117,17 @@
 //! # pgbouncer and other poolers
 //!
 //! Everything works in transaction mode: no prepared statements are kept (unless by `prepare=always`), no
-//! startup options are sent, no session state is relied on. Hints do not arrive there, so that waiting takes polls.
-//! That a wake-up stream listens at all is only known once a probe has come through it.
+//! startup options are sent, no session state is relied on. Hints do not arrive there, so that waiting
+//! takes polls. That a wake-up stream listens at all is only known once a probe has come through it.
 //!
 //! # Standbys and failover
 //!
 //! Leases live on the primary: name all hosts in the URL. A server that refuses to write is left,
 //! as is one that breaks a connection or does not answer a request in time, even if it still
 //! accepts connections: the pooled ones that lead to it are closed, and the other hosts are tried
-//! first from then on. If all fail, the error says what each of them said. What all of
-//! them refuse, such as a password, is told as such. A name that stands for several servers is one host: the driver
-//! goes on to its next address where one takes no connection, and not where one hangs later.
+//! first from then on. If all fail, the error says what each of them said. What all of them refuse, such
+//! as a password, is told as such. A name that stands for several servers is one host: its next address
+//! is tried where one cannot be used, and not where one hangs later.
 //!
 //! With asynchronous replication a failover can lose the last grants, as it loses all other commits:
 //! somebody else may then be granted a lock while its old holder still believes in it, until that

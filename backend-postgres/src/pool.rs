@@ -1,6 +1,7 @@
 //! Connections: a few for claims, one for renewals, and one of its own for whoever listens.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use database_locks_core::hosts::{Hosts, Origin};
@@ -14,7 +15,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Row, Statement};
 
 use crate::config::{PostgresConfig, Prepare};
-use crate::host::{Host, Opened, OwnConnection, Peer};
+use crate::host::{Host, Opened, OwnConnection};
 use crate::{NAME, error, tls};
 
 /// A value and its type, in the place of `$1` and so on.
@@ -128,12 +129,14 @@ impl Drop for InUse {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let session = Object::take(object);
-        let Some(Link { hosts, origin, peer, is_direct }) = session.link.clone() else { return };
+        let Some(Link { hosts, origin, direct }) = session.link.clone() else { return };
         hosts.give_up(origin, self.since);
         // pgbouncer 1.18 was seen to end when it was asked to cancel.
-        if is_direct && let Ok(runtime) = Handle::try_current() {
+        if let Some(address) = direct
+            && let Ok(runtime) = Handle::try_current()
+        {
             let token = session.client.cancel_token();
-            runtime.spawn(async move { hosts.get(origin).cancel(&token, peer).await });
+            runtime.spawn(async move { hosts.get(origin).cancel(&token, address).await });
         }
     }
 }
@@ -152,8 +155,8 @@ pub(crate) struct Session {
 struct Link {
     hosts: Arc<Hosts<Host>>,
     origin: Origin,
-    peer: Peer,
-    is_direct: bool,
+    /// The server's address, if nothing is in between.
+    direct: Option<SocketAddr>,
 }
 
 impl Session {
@@ -230,10 +233,10 @@ impl Manager for Connector {
     async fn create(&self) -> Result<Session> {
         let (client, link, is_direct) = match &self.source {
             Source::Hosts(hosts) => {
-                let (origin, Opened { client, connection, peer, is_direct }) = open(hosts).await?;
+                let (origin, Opened { client, connection, direct }) = open(hosts).await?;
                 let client = ClientWrapper::new(client, tokio::spawn(drive(connection)));
                 let hosts = Arc::clone(hosts);
-                (client, Some(Link { hosts, origin, peer, is_direct }), is_direct)
+                (client, Some(Link { hosts, origin, direct }), direct.is_some())
             }
             Source::Theirs(connect, config) => {
                 let made = connect.connect(config).await;

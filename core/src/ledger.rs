@@ -498,6 +498,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_decided_holds_while_what_it_extends_and_grants_is_alive() {
+        let mut ledger = Ledger::default();
+        let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+        assert_eq!(ledger.holds_until(&Ledger::default(), at(0)), Some(at(10)));
+        let before = ledger.clone();
+        let ttl = Ttl::new(at(60)).unwrap();
+        assert_eq!(ledger.renew(&Renewal { lease: lease.clone(), ttl }, at(5)), Renewed::Alive);
+        assert_eq!(ledger.holds_until(&before, at(5)), Some(at(10)), "it may have expired by then");
+        let before = ledger.clone();
+        assert_eq!(ledger.release(&lease, at(6)).0, Released::Freed);
+        assert_eq!(ledger.holds_until(&before, at(6)), None);
+    }
+
+    #[test]
     fn lighter_claims_stand_back_for_a_heavier_waiter_until_it_is_served() {
         let mut ledger = Ledger::default();
         let reader = granted(&mut ledger, &claim(Share::ONE), 0);
