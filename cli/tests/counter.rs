@@ -16,6 +16,7 @@ use database_locks_test_servers::{
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use scopeguard::defer;
 use tempfile::TempDir;
 
 use crate::common::{DBLOCK, command};
@@ -45,6 +46,9 @@ rm -f "inside.$$"
 const PROCESSES: usize = 16;
 /// How often each of them does so at least.
 const ROUNDS: usize = 4;
+/// Far more than it takes the other fifteen to count, with a node that comes back meanwhile: whoever waits for
+/// longer waits for a lock that is lost, or for servers that are.
+const PATIENCE: &str = "3m";
 
 #[test]
 fn sixteen_processes_lose_no_update_on_sqlite() {
@@ -103,6 +107,8 @@ fn sixteen_processes_on_three_galera_nodes_lose_no_update_while_nodes_fail() {
     let counted_by = || count.read("completed").lines().count();
     std::thread::scope(|scope| {
         let counting = scope.spawn(|| count.until(&going_on));
+        // Otherwise a node that does not come up again would leave this waiting for ever.
+        defer! { going_on.store(false, Ordering::Relaxed) };
         let await_counts = |more: usize| {
             let goal = counted_by() + more;
             while counted_by() < goal && !counting.is_finished() {
@@ -120,7 +126,6 @@ fn sixteen_processes_on_three_galera_nodes_lose_no_update_while_nodes_fail() {
         cluster.node(1).resume().unwrap();
         cluster.wait_until_synced(1).unwrap();
         await_counts(PROCESSES);
-        going_on.store(false, Ordering::Relaxed);
     });
     count.check();
 }
@@ -214,7 +219,8 @@ impl Count {
         let folder = self.folder.path();
         let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"));
         self.dblock(worker)
-            .args(["run", "--ttl", self.ttl, "counter", "--", "sh", "-c", COUNT, "sh"])
+            .args(["run", "--ttl", self.ttl, "--timeout", PATIENCE, "counter"])
+            .args(["--", "sh", "-c", COUNT, "sh"])
             .arg(format!("{worker}.{round}"))
             .current_dir(folder)
             .env("DATABASE_LOCKS_URL", &self.urls[worker % self.urls.len()])

@@ -222,7 +222,11 @@ impl GaleraNode {
     fn start_with(&self, argument: Option<&str>) -> Result<()> {
         let mut arguments: Vec<OsString> = argument.into_iter().map(OsString::from).collect();
         arguments.extend(self.recovered_position()?);
-        self.process.start(&arguments)?;
+        let mut started = self.process.start(&arguments);
+        if started.as_ref().is_err_and(has_not_met) {
+            started = self.process.start(&arguments);
+        }
+        started?;
         self.wait_until_synced()
     }
 

@@ -29,6 +29,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 /// How many programs the table of the slowest has.
 const SLOWEST: usize = 10;
+/// How many of its last lines are shown again of a program that has failed, for those who see the end alone.
+const LAST_LINES: usize = 60;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -332,6 +334,15 @@ fn unfinished(tests: &[String], output: &str) -> String {
     text
 }
 
+fn last_lines(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().collect();
+    let mut last = String::new();
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        let _ = writeln!(last, "    {line}");
+    }
+    last
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
@@ -343,7 +354,12 @@ struct Tally {
     failed: u64,
     ignored: u64,
     took: Vec<(Duration, String)>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+}
+
+struct Failure {
+    what: String,
+    output: String,
 }
 
 impl Tally {
@@ -359,7 +375,8 @@ impl Tally {
             }
         }
         if let Some(failure) = run.failure {
-            self.failures.push(format!("{} {failure}", run.name));
+            let what = format!("{} {failure}", run.name);
+            self.failures.push(Failure { what, output: run.output });
         }
         self.took.push((run.took, run.name));
     }
@@ -372,8 +389,11 @@ impl Tally {
             println!("{:>8.1}  {name}", took.as_secs_f64());
         }
         println!();
-        for failure in &self.failures {
-            println!("{failure}");
+        for Failure { what, output } in &self.failures {
+            println!("{what}, having said at last:\n{}", last_lines(output));
+        }
+        for Failure { what, .. } in &self.failures {
+            println!("{what}");
         }
         let ignored = match self.ignored {
             0 => String::new(),
