@@ -1,13 +1,15 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
-use std::time::Duration;
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName,
-    Owner, Released, Renewal, Renewed, Result, Share, Token, Ttl, Verdict, async_trait,
+    Owner, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
 };
 
 use crate::config::MysqlConfig;
@@ -16,10 +18,14 @@ use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
 use crate::sql::{Packet, ReadAt, Start, Tables};
-use crate::state::{Change, Doubt, Snapshot, State};
+use crate::state::{Change, Doubt, Snapshot, get, unexpected};
 
 /// How often what others have changed in the meantime is decided again, within one request.
 const ROUNDS: u32 = 8;
+/// How long no statement waits for a row after one has waited in vain.
+const CAREFUL_FOR: Duration = Duration::from_secs(10);
+/// So many items together cost less than one by one.
+const BATCH_FROM: usize = 16;
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
@@ -32,6 +38,8 @@ pub struct MysqlBackend {
     config: MysqlConfig,
     connections: Connections,
     tables: Tables,
+    /// Until when somebody is taken to keep rows locked.
+    locked_until: Mutex<Option<Instant>>,
 }
 
 impl MysqlBackend {
@@ -105,7 +113,12 @@ impl MysqlBackend {
 
     /// Connects to nothing yet.
     pub(crate) fn new(config: MysqlConfig) -> Result<Self> {
-        Ok(Self { connections: Connections::new(&config)?, tables: Tables::new(&config), config })
+        Ok(Self {
+            connections: Connections::new(&config)?,
+            tables: Tables::new(&config),
+            locked_until: Mutex::default(),
+            config,
+        })
     }
 
     /// Checks the tables. A host that hangs is left for the next one, as while connecting.
@@ -133,33 +146,29 @@ impl MysqlBackend {
     /// Lets `verb` change the ledger of each item's name, and writes what has changed.
     ///
     /// Nothing is locked in between: where somebody else has changed a name since it was read, its
-    /// items are decided again. `seen` is what was read of the names before, and `made` whether it
-    /// was tried before to make the rows that were missing.
+    /// items are decided again.
     async fn decide<I: Sync, O: Clone + Send>(
         &self,
         verb: &Verb<I, O>,
-        items: &[&I],
-        mut seen: Option<Snapshot>,
-        mut made: bool,
+        items: &[I],
     ) -> Result<Vec<O>> {
         let mut answers = vec![verb.undecided.clone(); items.len()];
         let mut open: Vec<usize> = (0..items.len()).collect();
+        let mut made = !verb.makes_rows;
         for round in 0..ROUNDS {
             if open.is_empty() {
                 break;
             }
-            let snapshot = match seen.take() {
-                Some(snapshot) => Some(snapshot),
-                None => {
-                    let names = open.iter().map(|&i| (verb.name)(items[i])).collect();
-                    self.read(verb.urgent, &names, pause(round)).await?
-                }
-            };
+            let names: BTreeSet<_> = open.iter().map(|&i| (verb.name)(&items[i])).collect();
+            // A row that is missing can be made on the way, where that holds up nobody else.
+            let make = !made && names.len() == 1;
+            let snapshot = self.read(verb.urgent, &names, make, pause(round)).await?;
+            made |= make;
             let Some(mut snapshot) = snapshot else { break };
             let now = snapshot.now;
             for &i in &open {
-                let state = snapshot.states.entry((verb.name)(items[i]).clone()).or_default();
-                answers[i] = (verb.decide)(&mut state.ledger, items[i], now);
+                let state = snapshot.states.entry((verb.name)(&items[i]).clone()).or_default();
+                answers[i] = (verb.decide)(&mut state.ledger, &items[i], now);
             }
 
             let Written { undone, is_held_up } = self.write(verb.urgent, &snapshot).await?;
@@ -170,12 +179,12 @@ impl MysqlBackend {
                 .map(|(name, _)| name)
                 .collect();
             open.retain(|&i| {
-                let name = (verb.name)(items[i]);
+                let name = (verb.name)(&items[i]);
                 let is_open = missing.contains(name) || undone.contains(name);
                 if is_open {
                     answers[i] = verb.undecided.clone();
                 } else if let Some(doubt) = &snapshot.states[name].doubt {
-                    tell(name, doubt, (verb.outcome)(items[i], &answers[i]));
+                    tell(name, doubt, (verb.outcome)(&items[i], &answers[i]));
                 }
                 // What somebody holds up is not tried again: each try waits for them.
                 is_open
@@ -209,15 +218,20 @@ impl MysqlBackend {
         Ok(())
     }
 
-    /// Reads the state of names. `None` where others were in the way.
+    /// Reads the state of names, after making rows for them if it is to `make` them. `None` where others
+    /// were in the way.
     async fn read(
         &self,
         urgent: bool,
         names: &BTreeSet<&LockName>,
+        make: bool,
         pause: Duration,
     ) -> Result<Option<Snapshot>> {
         let mut packet = Packet::default();
         self.tables.pause(&mut packet, pause);
+        if make {
+            self.tables.make(&mut packet, &names.iter().copied().collect::<Vec<_>>());
+        }
         let at = self.tables.read(&mut packet, names.iter().copied());
         match send(self.connection(urgent).await?, &packet).await {
             Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
@@ -270,11 +284,12 @@ impl MysqlBackend {
             return Ok(Carried::Out(Vec::new()));
         }
         let mut packet = Packet::default();
-        let done = self.tables.change(&mut packet, changes);
+        let at = self.tables.change(&mut packet, changes);
         // A second time it would find what the first has changed.
         match send(self.connection(urgent).await?.once(), &packet).await {
             Ok(answers) => {
-                Ok(Carried::Out(done.into_iter().map(|at| answers[at].affected == 1).collect()))
+                let done: HashSet<i64> = numbers(&answers[at])?;
+                Ok(Carried::Out(changes.iter().map(|change| done.contains(&change.id)).collect()))
             }
             Err(error) if error::waited_in_vain(&error) => Ok(Carried::HeldUp),
             Err(error) if error::is_conflict(&error) => Ok(Carried::Nothing),
@@ -282,69 +297,65 @@ impl MysqlBackend {
         }
     }
 
-    /// Asks for all of a lock, which takes one round trip where its row is there.
-    async fn take(&self, claim: &Claim) -> Result<Taken> {
-        let mut seen = None;
-        for is_missing in [false, true] {
-            let mut packet = Packet::default();
-            if is_missing {
-                self.tables.make(&mut packet, &[&claim.name]);
-            }
-            let read = self.tables.read(&mut packet, std::iter::once(&claim.name));
-            let granted = self.tables.take(&mut packet, claim);
-            let answers = match send(self.connections.shared().await?, &packet).await {
-                Ok(answers) => answers,
-                Err(error) if error::is_conflict(&error) => return Ok(Taken::Contended),
-                Err(error) => return Err(self.failed(error)),
-            };
-            let snapshot = snapshot(&answers, read)?;
-            if answers[granted].affected == 1 {
-                let token = Token::new(answers[granted].last_insert_id);
-                if let Some(doubt) = snapshot.states.values().find_map(|state| state.doubt.as_ref())
-                {
-                    tell(&claim.name, doubt, Outcome::Granted);
-                }
-                return Ok(Taken::Granted(token));
-            }
-            let is_there = snapshot.states.values().any(State::is_stored);
-            seen = Some(snapshot);
-            if is_there {
-                break;
-            }
+    /// Asks for all of a lock by one statement. `None` where that leaves it open.
+    async fn take(&self, claim: &Claim) -> Result<Option<Verdict>> {
+        if claim.share != Share::ALL || self.is_careful() {
+            return Ok(None);
         }
-        Ok(seen.map_or(Taken::Contended, Taken::Open))
+        let answer = self.connections.shared().await?.execute(self.tables.claim(claim)).await;
+        self.unless_in_the_way(answer, |answer| Verdict::Granted(Token::new(answer.last_insert_id)))
     }
 
-    /// Gives those of the leases that hold all of their lock, and are the only ones of it that are asked
-    /// for, another end, in one round trip. Answers for each lease whether that was done.
-    async fn set_end(&self, urgent: bool, leases: &[(&LeaseId, Option<Ttl>)]) -> Result<Vec<bool>> {
-        let mut done = vec![false; leases.len()];
-        let mut asked: HashMap<&LockName, usize> = HashMap::new();
-        for (lease, _) in leases {
-            *asked.entry(&lease.name).or_default() += 1;
-        }
-        let is_alone =
-            |&i: &usize| leases[i].0.share.is_exclusive() && asked[&leases[i].0.name] == 1;
-        let alone: Vec<usize> = (0..leases.len()).filter(is_alone).collect();
-        if alone.is_empty() {
-            return Ok(done);
+    /// Extends a lease that holds all of its lock, in one round trip. `None` where that leaves it open.
+    async fn extend(&self, renewal: &Renewal) -> Result<Option<Renewed>> {
+        if !renewal.lease.share.is_exclusive() {
+            return Ok(None);
         }
         let mut packet = Packet::default();
-        let ended = self.tables.set_end(&mut packet, alone.iter().map(|&i| leases[i]));
-        let connection = self.connection(urgent).await?;
-        let is_release = alone.iter().any(|&i| leases[i].1.is_none());
+        let at = self.tables.renew(&mut packet, renewal);
+        let answers = send(self.connections.for_renewals().await?, &packet).await;
+        let answer = answers.map(|mut answers| answers.swap_remove(at));
+        self.unless_in_the_way(answer, |_| Renewed::Alive)
+    }
+
+    /// Ends a lease that holds all of its lock by one statement. `None` where that leaves it open.
+    async fn end(&self, lease: &LeaseId) -> Result<Option<Released>> {
+        if !lease.share.is_exclusive() || self.is_careful() {
+            return Ok(None);
+        }
         // A second release would find that the first has ended the lease.
-        let connection = if is_release { connection.once() } else { connection };
-        match send(connection, &packet).await {
-            Ok(answers) => {
-                for (i, at) in alone.into_iter().zip(ended) {
-                    done[i] = answers[at].affected == 1;
+        let connection = self.connections.shared().await?.once();
+        let answer = connection.execute(self.tables.release(lease)).await;
+        self.unless_in_the_way(answer, |_| Released::Freed)
+    }
+
+    /// What it means that a row was changed, if one was. Where others are in the way none was; and where it has
+    /// waited in vain for them, no statement waits again for a while, since whoever keeps a row locked for so
+    /// long would hold up other names.
+    fn unless_in_the_way<O>(
+        &self,
+        answer: std::result::Result<Answer, mysql_async::Error>,
+        changed: impl FnOnce(&Answer) -> O,
+    ) -> Result<Option<O>> {
+        match answer {
+            Ok(answer) => Ok((answer.affected == 1).then(|| changed(&answer))),
+            Err(error) if error::is_conflict(&error) || error::cannot_prepare(&error) => {
+                if error::waited_in_vain(&error) {
+                    *self.locked_until() = Some(Instant::now() + CAREFUL_FOR);
                 }
-                Ok(done)
+                Ok(None)
             }
-            Err(error) if error::is_conflict(&error) => Ok(done),
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// Whether no statement may wait for a row.
+    fn is_careful(&self) -> bool {
+        self.locked_until().is_some_and(|until| until > Instant::now())
+    }
+
+    fn locked_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.locked_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connection(&self, urgent: bool) -> Result<InUse> {
@@ -374,46 +385,43 @@ impl MysqlBackend {
 #[async_trait]
 impl LockBackend for MysqlBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(crate::NAME).with_max_in_flight(self.config.connections())
+        Capabilities::new(crate::NAME)
+            .with_max_in_flight(self.config.connections())
+            .with_batch_from(BATCH_FROM)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
-        let decide = async {
-            let (mut seen, mut made) = (None, false);
+        let acquire = async {
             if let [claim] = claims
-                && claim.share == Share::ALL
+                && let Some(verdict) = self.take(claim).await?
             {
-                match self.take(claim).await? {
-                    Taken::Granted(token) => return Ok(vec![Verdict::Granted(token)]),
-                    Taken::Open(snapshot) => seen = Some(snapshot),
-                    Taken::Contended => {}
-                }
-                made = true;
+                return Ok(vec![verdict]);
             }
-            let claims: Vec<&Claim> = claims.iter().collect();
-            self.decide(&ACQUIRE, &claims, seen, made).await
+            self.decide(&ACQUIRE, claims).await
         };
-        decide.await.map_err(|error: Error| error.with_operation("acquire"))
+        acquire.await.map_err(|error: Error| error.with_operation("acquire"))
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
         let renew = async {
-            let ends: Vec<_> = renewals.iter().map(|r| (&r.lease, Some(r.ttl))).collect();
-            let done = self.set_end(true, &ends).await?;
-            let open: Vec<&Renewal> = left(renewals, &done).collect();
-            let decided = self.decide(&RENEW, &open, None, true).await?;
-            Ok(together(&done, Renewed::Alive, decided))
+            if let [renewal] = renewals
+                && let Some(renewed) = self.extend(renewal).await?
+            {
+                return Ok(vec![renewed]);
+            }
+            self.decide(&RENEW, renewals).await
         };
         renew.await.map_err(|error: Error| error.with_operation("renew"))
     }
 
     async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
         let release = async {
-            let ends: Vec<_> = leases.iter().map(|lease| (lease, None)).collect();
-            let done = self.set_end(false, &ends).await?;
-            let open: Vec<&LeaseId> = left(leases, &done).collect();
-            let decided = self.decide(&RELEASE, &open, None, true).await?;
-            Ok(together(&done, Released::Freed, decided))
+            if let [lease] = leases
+                && let Some(released) = self.end(lease).await?
+            {
+                return Ok(vec![released]);
+            }
+            self.decide(&RELEASE, leases).await
         };
         release.await.map_err(|error: Error| error.with_operation("release"))
     }
@@ -489,15 +497,6 @@ enum Carried {
     HeldUp,
 }
 
-/// What became of a claim to all of a lock.
-enum Taken {
-    Granted(Token),
-    /// It was not free, as what was read tells.
-    Open(Snapshot),
-    /// Others were in the way.
-    Contended,
-}
-
 /// A verb that a ledger decides.
 struct Verb<I, O> {
     name: fn(&I) -> &LockName,
@@ -507,6 +506,8 @@ struct Verb<I, O> {
     outcome: fn(&I, &O) -> Outcome,
     /// Whether it has a connection of its own.
     urgent: bool,
+    /// Whether it needs a row where there is none.
+    makes_rows: bool,
 }
 
 /// What an answer means for whoever asked.
@@ -526,6 +527,7 @@ const ACQUIRE: Verb<Claim, Verdict> = Verb {
         _ => Outcome::Other,
     },
     urgent: false,
+    makes_rows: true,
 };
 
 const RENEW: Verb<Renewal, Renewed> = Verb {
@@ -537,6 +539,7 @@ const RENEW: Verb<Renewal, Renewed> = Verb {
         _ => Outcome::Other,
     },
     urgent: true,
+    makes_rows: false,
 };
 
 const RELEASE: Verb<LeaseId, Released> = Verb {
@@ -548,6 +551,7 @@ const RELEASE: Verb<LeaseId, Released> = Verb {
         _ => Outcome::Other,
     },
     urgent: false,
+    makes_rows: false,
 };
 
 /// Says what is wrong with another client's clock, where it has cost somebody a lock, or may do so.
@@ -573,17 +577,6 @@ fn tell(name: &LockName, doubt: &Doubt, outcome: Outcome) {
         ),
         _ => {}
     }
-}
-
-/// The items that are not done yet.
-fn left<'i, I>(items: &'i [I], done: &'i [bool]) -> impl Iterator<Item = &'i I> {
-    items.iter().zip(done).filter(|(_, done)| !**done).map(|(item, _)| item)
-}
-
-/// The answers to all items: the same to those that are done, and what was decided of the others.
-fn together<O: Copy>(done: &[bool], answer: O, decided: Vec<O>) -> Vec<O> {
-    let mut decided = decided.into_iter();
-    done.iter().filter_map(|done| if *done { Some(answer) } else { decided.next() }).collect()
 }
 
 /// How long others get to finish before a round: 1 ms before the third, doubling.
@@ -614,6 +607,14 @@ async fn send(
 
 fn snapshot(answers: &[Answer], at: ReadAt) -> Result<Snapshot> {
     Snapshot::new(&answers[at.clock].rows, &answers[at.rows].rows)
+}
+
+/// The numbers of a list that a statement has put together.
+fn numbers<N: FromStr + Eq + Hash>(answer: &Answer) -> Result<HashSet<N>> {
+    let row = answer.rows.first().ok_or_else(|| unexpected("no list"))?;
+    let list: Option<String> = get(row, 0)?;
+    let numbers = list.as_deref().unwrap_or_default().split_terminator(',').map(str::parse);
+    numbers.collect::<std::result::Result<_, _>>().map_err(|_| unexpected("a list of other things"))
 }
 
 fn micros(now: Duration) -> u64 {

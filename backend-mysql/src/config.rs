@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use database_locks_core::hosts::PasswordSource;
 use database_locks_core::{Error, ErrorKind, Result, identifier};
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
@@ -24,12 +26,23 @@ pub struct MysqlConfig {
     socket: Option<PathBuf>,
     user: Option<String>,
     password: Option<Secret>,
+    password_source: Option<PasswordSource>,
+    driver_options: Option<DriverOptions>,
     database: String,
     tls: TlsConfig,
     table: String,
     pool_size: usize,
     connect_timeout: Duration,
     tcp_keepalive: Duration,
+}
+
+#[derive(Clone)]
+struct DriverOptions(Arc<dyn Fn(OptsBuilder) -> OptsBuilder + Send + Sync>);
+
+impl fmt::Debug for DriverOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DriverOptions")
+    }
 }
 
 /// How connections are encrypted, with the meaning that MySQL gives to these words.
@@ -116,6 +129,8 @@ impl MysqlConfig {
             user: Some(decoded("user", user)?).filter(|user| !user.is_empty()),
             password: password.map(|it| decoded("password", it)).transpose()?.map(Secret),
             database: decoded("database", database)?,
+            password_source: None,
+            driver_options: None,
             tls: TlsConfig::default(),
             table: Self::DEFAULT_TABLE.to_owned(),
             pool_size: Self::DEFAULT_POOL_SIZE,
@@ -146,6 +161,33 @@ impl MysqlConfig {
         identifier::check("table", table, 58)?;
         table.clone_into(&mut self.table);
         Ok(self)
+    }
+
+    /// Asks for the password whenever a connection is made, for tokens that live for some minutes.
+    ///
+    /// An error of `password` is that of the request which needed the connection: let it be
+    /// [`ErrorKind::Unavailable`] where another try may do better.
+    #[must_use]
+    pub fn password_from<F>(mut self, password: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String>> + Send + 'static,
+    {
+        self.password_source = Some(PasswordSource::new(password));
+        self
+    }
+
+    /// Changes what the driver is told, for each host, after all else is set: TLS of one's own, the plugin
+    /// that sends passwords in plain text, which tokens of clouds need, compression, and whatever else the
+    /// driver knows.
+    ///
+    /// What sessions rely on is set when they are connected, and stays as it is.
+    #[must_use]
+    pub fn driver_options(
+        mut self,
+        change: impl Fn(OptsBuilder) -> OptsBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.driver_options = Some(DriverOptions(Arc::new(change)));
+        self
     }
 
     /// Lets claims, releases and lists share so many connections. One more is used for renewals,
@@ -286,7 +328,15 @@ impl MysqlConfig {
                 driver.ip_or_hostname(&host.name).tcp_port(host.port).ssl_opts(tls)
             }
         };
-        driver.into()
+        match &self.driver_options {
+            Some(DriverOptions(change)) => change(driver).into(),
+            None => driver.into(),
+        }
+    }
+
+    /// What gives the password, where it is not that of the URL.
+    pub(crate) fn password_source(&self) -> Option<PasswordSource> {
+        self.password_source.clone()
     }
 
     fn qualified(&self, suffix: &str) -> String {

@@ -16,6 +16,11 @@ pub(crate) fn is_conflict(error: &Driver) -> bool {
     matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101 | 1467))
 }
 
+/// Whether the server has no room for one more prepared statement.
+pub(crate) fn cannot_prepare(error: &Driver) -> bool {
+    code(error) == Some(1461)
+}
+
 /// What a node of a cluster should have reported of a transaction that it has rolled back.
 pub(crate) fn rolled_back() -> Driver {
     Driver::Server(ServerError {
@@ -53,6 +58,11 @@ pub(crate) fn was_closed(error: &Driver) -> bool {
         Driver::Server(reported) => is_leaving(reported.code),
         _ => false,
     }
+}
+
+/// Whether the server has refused the user or the password.
+pub(crate) fn is_refused(error: &Driver) -> bool {
+    code(error) == Some(1045)
 }
 
 /// Whether a server without TLS was asked for it.

@@ -40,6 +40,10 @@
 //! none, and pass `verify_ca` only. `localhost` is a host like any other: a socket is used where
 //! `socket` names it, and never encrypted.
 //!
+//! A password that changes, such as a token of a cloud, comes from
+//! [`password_from`](MysqlConfig::password_from); what else the driver knows is set by
+//! [`driver_options`](MysqlConfig::driver_options).
+//!
 //! Users log in by `caching_sha2_password`, `mysql_native_password`, `ed25519` or `parsec`. Without
 //! TLS, the first of these sends a password encrypted by a key that the server names: only TLS that
 //! verifies protects it from a false server.
@@ -57,7 +61,7 @@
 //! statements rely on, and reads it back: `autocommit`, `completion_type`, the time zone and clock,
 //! `READ COMMITTED` and `READ WRITE`, a strict `sql_mode` without the modes that change what
 //! statements mean, the character set, the timeouts of row locks (1 s), of table locks (2 s) and of
-//! statements (none), `sql_select_limit`, `sql_safe_updates` and the like; on a Galera cluster,
+//! statements (10 s), `sql_select_limit`, `sql_safe_updates` and the like; on a Galera cluster,
 //! `wsrep_sync_wait=1` and `wsrep_dirty_reads=OFF`. What cannot be made safe is refused with an
 //! error that names the setting: a server that is too old, and `binlog_format=STATEMENT`, with which
 //! `READ COMMITTED` cannot write.
@@ -81,12 +85,14 @@
 //!
 //! # What is written when
 //!
-//! - All of a lock that is free is granted in one round trip, if its row is there, and released in
-//!   one. What else is decided takes a plain read and then, if there is anything to write, one
+//! - All of a lock that is free is granted by one prepared statement, if its row is there, and released by
+//!   one. These two wait for a row that somebody has locked, for a second at most, and are left alone for
+//!   ten once one of them has waited in vain; nothing else waits.
+//! - What else is decided takes a plain read and then, if there is anything to write, one
 //!   packet that writes each name whose row is still as it was read. A whole batch shares both. On
 //!   Galera the commit of such a packet is a round trip of its own, sent once the node is seen not
 //!   to have rolled it back.
-//! - A busy claim only reads. A waiter's mark is one update, when half of the last mark is over.
+//! - A busy claim writes nothing. A waiter's mark is one update, when half of the last mark is over.
 //! - Rows stay until [`clean_up`](database_locks_core::LockBackend::clean_up). A name that many
 //!   hold shares of is read with all of its shares.
 //! - A grant is as durable as the server makes a commit: with
@@ -125,6 +131,7 @@
 mod backend;
 mod config;
 mod error;
+mod lists;
 mod packet;
 mod pool;
 mod schema;
@@ -135,6 +142,7 @@ mod tls;
 
 pub use backend::MysqlBackend;
 pub use config::{MysqlConfig, SslMode};
+pub use mysql_async;
 
 /// The backend's name in errors and logs.
 const NAME: &str = "mysql";

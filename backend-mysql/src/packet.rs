@@ -1,10 +1,10 @@
-//! One text packet of several statements, and what each of them answered.
+//! What is sent at once, and what each of its statements answered.
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row};
+use mysql_async::prelude::{Protocol, Queryable};
+use mysql_async::{Conn, Params, QueryResult, Row};
 
 /// What one statement answered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Answer {
     /// Its rows, where it gives any.
     pub(crate) rows: Vec<Row>,
@@ -14,7 +14,16 @@ pub(crate) struct Answer {
     pub(crate) last_insert_id: u64,
 }
 
-/// Sends statements that `;` separates, in one packet, and reads one answer for each of them.
+/// What takes one round trip.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Request<'r> {
+    /// Statements that `;` separates.
+    Packet(&'r str),
+    /// One statement, which is prepared the first time that a connection gets it.
+    Prepared(&'r str, &'r Params),
+}
+
+/// Sends a request, and reads one answer for each of its statements.
 ///
 /// # Errors
 ///
@@ -24,8 +33,21 @@ pub(crate) struct Answer {
 /// # Cancel safety
 ///
 /// None: the connection has to be closed.
-pub(crate) async fn send(conn: &mut Conn, packet: &str) -> mysql_async::Result<Vec<Answer>> {
-    let mut result = conn.query_iter(packet).await?;
+pub(crate) async fn send(
+    conn: &mut Conn,
+    request: Request<'_>,
+) -> mysql_async::Result<Vec<Answer>> {
+    match request {
+        Request::Packet(packet) => answers(conn.query_iter(packet).await?).await,
+        Request::Prepared(statement, params) => {
+            answers(conn.exec_iter(statement, params).await?).await
+        }
+    }
+}
+
+async fn answers<P: Protocol>(
+    mut result: QueryResult<'_, '_, P>,
+) -> mysql_async::Result<Vec<Answer>> {
     let mut answers = Vec::new();
     while let Some(columns) = result.columns() {
         // To ask for the next row goes on to the next statement where there is no row left, and

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use database_locks_core::hosts::{Hosts, Origin};
+use database_locks_core::hosts::{Hosts, Origin, PasswordSource};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
-use mysql_async::{Conn, Opts};
+use mysql_async::{Conn, Opts, OptsBuilder, Params};
 use tokio::time::Instant;
 
 use crate::config::{MysqlConfig, SslMode};
-use crate::packet::{self, Answer};
+use crate::packet::{self, Answer, Request};
 use crate::session::{self, Server};
 use crate::{NAME, error, tls};
 
@@ -31,6 +31,7 @@ impl Connections {
             opts: config.driver(&address, tls.clone()),
             without_tls: (config.tls().mode == SslMode::Preferred)
                 .then(|| config.driver(&address, None)),
+            password: config.password_source(),
         });
         let hosts = Hosts::new(hosts.collect(), 0, config.host_timeout());
         let connector = Connector(Arc::new(hosts));
@@ -120,9 +121,11 @@ impl InUse {
         if !object.server.galera {
             return self.run(&format!("{packet};\nCOMMIT")).await;
         }
-        let result = match send(object, packet, self.repeats).await {
+        let result = match send(object, Request::Packet(packet), self.repeats).await {
             Ok(_) if !in_transaction(&object.conn) => Err(error::rolled_back()),
-            Ok(answers) => packet::send(&mut object.conn, "COMMIT").await.map(|_| answers),
+            Ok(answers) => {
+                packet::send(&mut object.conn, Request::Packet("COMMIT")).await.map(|_| answers)
+            }
             Err(failed) => Err(failed),
         };
         self.give_back(result).await
@@ -137,11 +140,25 @@ impl InUse {
     /// A reused connection that was found closed is replaced, once, and the packet sent on the new
     /// one: that it was not executed before is likely but not known, so that it has to be safe to
     /// repeat. [`once`](Self::once) prevents this.
-    pub(crate) async fn run(mut self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
+    pub(crate) async fn run(self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
+        self.request(Request::Packet(packet)).await
+    }
+
+    /// Runs one statement that is prepared once for a connection, and gives the connection back, as
+    /// [`run`](Self::run) does.
+    pub(crate) async fn execute(
+        self,
+        (statement, params): (&str, Params),
+    ) -> Result<Answer, mysql_async::Error> {
+        let mut answers = self.request(Request::Prepared(statement, &params)).await?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    async fn request(mut self, request: Request<'_>) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
             unreachable!("it is taken only by give_back, and in drop");
         };
-        let result = send(object, packet, self.repeats).await;
+        let result = send(object, request, self.repeats).await;
         self.give_back(result).await
     }
 
@@ -164,7 +181,7 @@ impl InUse {
                 }
                 false
             }
-            Err(_) => packet::send(&mut object.conn, "ROLLBACK").await.is_ok(),
+            Err(_) => packet::send(&mut object.conn, Request::Packet("ROLLBACK")).await.is_ok(),
         };
         if reusable {
             object.was_used = true;
@@ -194,16 +211,16 @@ struct Connection {
     was_used: bool,
 }
 
-/// Sends a packet, once more where that is allowed and a reused connection was found closed.
+/// Sends a request, once more where that is allowed and a reused connection was found closed.
 async fn send(
     object: &mut Object<Connector>,
-    packet: &str,
+    request: Request<'_>,
     repeats: bool,
 ) -> Result<Vec<Answer>, mysql_async::Error> {
     let repeats = repeats && object.was_used;
-    let result = packet::send(&mut object.conn, packet).await;
+    let result = packet::send(&mut object.conn, request).await;
     if repeats && result.as_ref().is_err_and(error::was_closed) && replace(object).await {
-        return packet::send(&mut object.conn, packet).await;
+        return packet::send(&mut object.conn, request).await;
     }
     result
 }
@@ -234,6 +251,7 @@ struct Host {
     place: String,
     opts: Opts,
     without_tls: Option<Opts>,
+    password: Option<PasswordSource>,
 }
 
 impl Manager for Connector {
@@ -261,15 +279,37 @@ impl Manager for Connector {
 
 impl Host {
     async fn connect(&self) -> Result<(Conn, Server)> {
-        let mut conn = match Conn::new(self.opts.clone()).await {
-            Err(failed) if error::lacks_tls(&failed) && self.without_tls.is_some() => {
-                Conn::new(self.without_tls.clone().unwrap_or_default()).await
-            }
-            other => other,
-        }
-        .map_err(|failed| error::from_driver(failed, &self.place))?;
+        let password = match &self.password {
+            Some(source) => Some(source.get().await?),
+            None => None,
+        };
+        let mut conn = self
+            .log_in(password.as_deref())
+            .await
+            .map_err(|failed| error::from_driver(failed, &self.place))?;
         let server = session::prepare(&mut conn, &self.place).await?;
         Ok((conn, server))
+    }
+
+    async fn log_in(&self, password: Option<&str>) -> Result<Conn, mysql_async::Error> {
+        let connect = async |opts: &Opts| {
+            let opts = match password {
+                Some(password) => OptsBuilder::from_opts(opts.clone()).pass(Some(password)).into(),
+                None => opts.clone(),
+            };
+            match Conn::new(opts.clone()).await {
+                // The driver takes a zero at the end of the server's nonce for its terminator, so that one
+                // in 256 logins by ed25519 is refused for no reason.
+                Err(failed) if error::is_refused(&failed) => Conn::new(opts).await,
+                other => other,
+            }
+        };
+        match (connect(&self.opts).await, &self.without_tls) {
+            (Err(failed), Some(without_tls)) if error::lacks_tls(&failed) => {
+                connect(without_tls).await
+            }
+            (other, _) => other,
+        }
     }
 }
 

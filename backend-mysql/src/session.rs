@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use database_locks_core::{Error, ErrorKind, Result};
 use mysql_async::{Conn, Row};
 
-use crate::packet::{self, Answer};
+use crate::packet::{self, Answer, Request};
 use crate::{NAME, error};
 
 /// What a connection is connected to.
@@ -48,6 +48,7 @@ const PINS: &[Pin] = &[
     // Nothing is left out of a result, or compared by its first bytes only.
     Pin("sql_select_limit", "18446744073709551615", "18446744073709551615"),
     Pin("max_sort_length", "1024", "1024"),
+    Pin("group_concat_max_len", "1048576", "1048576"),
     // No statement is refused, and no condition read otherwise than it is written.
     Pin("sql_safe_updates", "0", "OFF"),
     Pin("sql_big_selects", "1", "ON"),
@@ -127,13 +128,13 @@ const ARE_YOU_PROXYSQL: &str = "PROXYSQL INTERNAL SESSION";
 /// [`ErrorKind::Unavailable`] for a server that takes no writes now, as another one may;
 /// [`ErrorKind::Unsupported`] for one that is too old, or has settings that cannot be made safe.
 pub(crate) async fn prepare(conn: &mut Conn, place: &str) -> Result<Server> {
-    let answers = match packet::send(conn, &first_packet()).await {
+    let answers = match packet::send(conn, Request::Packet(&first_packet())).await {
         Ok(answers) => answers,
         Err(failed) => return Err(why_not(conn, failed, place).await),
     };
     let found = Variables::read(&answers, place)?;
     let server = found.server()?;
-    if packet::send(conn, ARE_YOU_PROXYSQL).await.is_ok() {
+    if packet::send(conn, Request::Packet(ARE_YOU_PROXYSQL)).await.is_ok() {
         return Err(found.unsupported(format!("is no server: {BEHIND_PROXYSQL}")));
     }
     found.check_writable()?;
@@ -143,7 +144,7 @@ pub(crate) async fn prepare(conn: &mut Conn, place: &str) -> Result<Server> {
     };
     found.check_pins(PINS.iter().chain(pins))?;
     if server.galera {
-        let answers = packet::send(conn, &galera_packet())
+        let answers = packet::send(conn, Request::Packet(&galera_packet()))
             .await
             .map_err(|failed| error::from_driver(failed, place))?;
         let found = Variables::read(&answers, place)?;
@@ -156,7 +157,8 @@ pub(crate) async fn prepare(conn: &mut Conn, place: &str) -> Result<Server> {
 /// An old server may have refused a variable only because it does not know it.
 async fn why_not(conn: &mut Conn, failed: mysql_async::Error, place: &str) -> Error {
     if matches!(failed, mysql_async::Error::Server(_))
-        && let Ok(answers) = packet::send(conn, "SHOW VARIABLES LIKE 'version'").await
+        && let Ok(answers) =
+            packet::send(conn, Request::Packet("SHOW VARIABLES LIKE 'version'")).await
         && let Ok(Err(too_old)) = Variables::read(&answers, place).map(|found| found.server())
     {
         return too_old;

@@ -1,9 +1,11 @@
 //! All SQL that touches the tables.
 //!
-//! A request is one packet of text with several statements, so that it takes one round trip and the
-//! server never waits for the client with a row locked. All values in it are numbers and
-//! hexadecimal literals: nothing needs escaping, whatever the session's `sql_mode` and character
-//! set are. Names compare by their bytes, because `schema.rs` sees to it that their column does.
+//! What one item needs and no lock is waited for is one prepared statement. Any other request is one packet
+//! of text with several statements, so that it takes one round trip and the server never waits for the
+//! client with a row locked. Many items go with it as a list (`lists.rs`), for as many statements as one.
+//! All values are parameters, numbers and hexadecimal literals: nothing needs escaping, whatever the
+//! session's `sql_mode` and character set are. Names compare by their bytes, because `schema.rs` sees to it
+//! that their column does.
 //!
 //! These rules make it exact:
 //!
@@ -12,30 +14,46 @@
 //!   version, and the `expires_at`, that were read: the latter because others, such as a Django
 //!   app, write the row without knowing of versions. On Galera a stale version passes here and
 //!   fails at commit, because the row is written.
-//! - **Lock first, then act, and never wait.** A row is locked by a statement of its own, with
-//!   `SKIP LOCKED`; the statements that follow read the clock after that. So it does not matter
-//!   when within a statement the server reads its clock (`sysdate-is-now`), nor that an `UPDATE`
-//!   cannot skip locked rows itself.
+//! - **Lock first, then act, and never wait.** Rows are locked by a statement of their own, with
+//!   `SKIP LOCKED`, which tells which of them it has got; those that follow touch no others. An `UPDATE`
+//!   cannot skip locked rows itself. The two prepared statements do wait, for a second at most, and
+//!   `backend.rs` leaves them alone for a while once one of them has waited in vain.
 //! - **Each statement is right by itself.** A node of a Galera cluster may roll a transaction back
 //!   in the middle of a packet without a word, and run what follows outside of any. So whatever
-//!   writes repeats the whole condition, does nothing unless its transaction is open, and writes
+//!   writes repeats the condition, does nothing unless its transaction is open, and writes
 //!   shares only where the name's row is as the statement before has left it; and `pool.rs` finds
 //!   out whether the transaction was whole. What is one statement needs no transaction.
-//! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes.
+//! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes, and which stands still while a
+//!   statement runs.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use database_locks_core::ledger::{Entry, Mark, Until};
-use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Share, Ttl};
+use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Renewal, Share, Ttl};
+use mysql_async::Params;
 
 use crate::config::MysqlConfig;
-use crate::state::{Change, NEVER, Write};
+use crate::lists::{
+    CHANGED, CHANGES, GONE, MARKED, NEW, SHARES, change_row, hexadecimal, share_rows,
+};
+use crate::state::{Change, NEVER};
 
 const NOW: &str = "UTC_TIMESTAMP(6)";
 
-/// The row that the statement before has locked, null for none.
-const ROW: &str = "@database_locks_row";
+/// Which of the items have their row locked by the statements before, and go on; null for none.
+const ROWS: &str = "@database_locks_rows";
+/// Which of the shares have.
+const SHARE_ROWS: &str = "@database_locks_share_rows";
+/// Whether a row was written last by us, and for a lease of all of the lock if for any: whoever is granted all of
+/// the lock next has nothing else to know of. What others have written may tell of a wrong clock, and shares that
+/// have ended are remembered.
+const LEFT_BY_ONE: &str =
+    "lease_expires_at <=> expires_at AND (attempt IS NOT NULL OR locked_by IS NULL)";
+/// Small tables would be read as a whole otherwise, and a row that somebody has locked be waited for.
+const BY_KEY: &str = "FORCE INDEX (PRIMARY)";
+/// What `FOR UPDATE` locks, where a list is joined. For MySQL alone, which would complain of the list.
+const OF_L: &str = "/*!80000 OF l */";
 
 /// Part of each condition under which a statement of a transaction writes: it does nothing once the
 /// transaction is gone. Only MariaDB, which rolls back without a word, reads it.
@@ -89,11 +107,32 @@ pub(crate) struct ReadAt {
 pub(crate) struct Tables {
     lock: String,
     share: String,
+    claim: String,
+    release: String,
 }
 
 impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
-        Self { lock: config.lock_table(), share: config.share_table() }
+        let (lock, share) = (config.lock_table(), config.share_table());
+        let until = format!("COALESCE({NOW} + INTERVAL ? MICROSECOND, {})", never());
+        let claim = format!(
+            "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
+             version = version + 1, locked_by = ?, explicit_owner = ?, attempt = UNHEX(?), \
+             capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
+             lease_expires_at = {until}, waiting_weight = 0 \
+             WHERE name = ? AND {LEFT_BY_ONE} \
+             AND (expires_at IS NULL OR expires_at <= {NOW} - INTERVAL ? MICROSECOND) \
+             AND NOT attempt <=> UNHEX(?)",
+            micros(NOW),
+            Share::FULL,
+        );
+        let release = format!(
+            "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = NULL, \
+             lease_expires_at = NULL WHERE name = ? AND attempt = UNHEX(?) AND token = ? \
+             AND locked_by = ? AND explicit_owner = ? AND lease_expires_at = expires_at \
+             AND expires_at > {NOW}"
+        );
+        Self { lock, share, claim, release }
     }
 
     /// Makes rows for `names`, where there are none.
@@ -177,192 +216,160 @@ impl Tables {
         )
     }
 
-    /// Grants a claim to all of a lock that nobody holds. Answers where the number of granted rows
-    /// stands, with the token as the last inserted id.
+    /// What grants a claim to all of a lock that nobody holds, as far as its row alone tells, with the
+    /// token as the last inserted id; and what it is executed with.
     ///
-    /// A plain read goes first, so that a claim that is busy locks nothing.
-    pub(crate) fn take(&self, packet: &mut Packet, claim: &Claim) -> usize {
+    /// Unlike anything else here it waits for a row that somebody has locked, for as long as the session
+    /// lets it. What it decides is right as of when it began: what had expired then has expired.
+    pub(crate) fn claim(&self, claim: &Claim) -> (&str, Params) {
+        let ttl = match claim.ttl {
+            Ttl::Infinite => None,
+            Ttl::Finite(ttl) => Some(span(ttl.get())),
+        };
+        let attempt = hexadecimal(claim.attempt);
+        let grace = span(claim.grace);
+        let (owner, is_explicit) = (claim.owner.label(), claim.owner.is_explicit());
+        let params = (owner, is_explicit, &attempt, ttl, ttl, claim.name.as_str(), grace, &attempt);
+        (&self.claim, params.into())
+    }
+
+    /// What ends a lease that holds all of its lock and is alive; and what it is executed with. It waits as
+    /// [`claim`](Self::claim) does.
+    pub(crate) fn release(&self, lease: &LeaseId) -> (&str, Params) {
+        let attempt = hexadecimal(lease.attempt);
+        let (owner, is_explicit) = (lease.owner.label(), lease.owner.is_explicit());
+        let params = (lease.name.as_str(), attempt, lease.token.get(), owner, is_explicit);
+        (&self.release, params.into())
+    }
+
+    /// Extends a lease that holds all of its lock and is alive. Answers where the number of changed rows
+    /// stands.
+    pub(crate) fn renew(&self, packet: &mut Packet, Renewal { lease, ttl }: &Renewal) -> usize {
         let lock = &self.lock;
-        let attempt = hex(claim.attempt.as_uuid().as_bytes());
-        let free = format!(
-            "(expires_at IS NULL OR expires_at <= {NOW} - INTERVAL {} MICROSECOND) \
-             AND NOT attempt <=> {attempt}",
-            span(claim.grace),
+        let alive = format!(
+            "attempt = {} AND token = {} AND locked_by = {} AND explicit_owner = {} \
+             AND lease_expires_at = expires_at AND expires_at > {NOW}",
+            hex(lease.attempt.as_uuid().as_bytes()),
+            lease.token,
+            text(lease.owner.label()),
+            u8::from(lease.owner.is_explicit()),
         );
-        let until = until(claim.ttl);
+        let until = match ttl {
+            Ttl::Infinite => never(),
+            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
+        };
         packet.add(format_args!(
-            "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {free})",
-            text(claim.name.as_str())
+            "SET {ROWS} = (SELECT id FROM {lock} WHERE name = {} AND {alive} FOR UPDATE SKIP LOCKED)",
+            text(lease.name.as_str()),
         ));
         packet.add(format_args!(
-            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {ROW} AND {free} FOR UPDATE SKIP LOCKED)"
-        ));
-        packet.add(format_args!(
-            "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
-             version = version + 1, locked_by = {}, explicit_owner = {}, attempt = {attempt}, \
-             capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
-             lease_expires_at = {until}, waiting_weight = 0 WHERE id = {ROW} AND {free}",
-            micros(NOW),
-            text(claim.owner.label()),
-            u8::from(claim.owner.is_explicit()),
-            Share::FULL,
+            "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
+             lease_expires_at = {until} WHERE id = {ROWS} AND {alive}"
         ))
     }
 
-    /// Gives leases that hold all of their lock, and are alive, another end: a TTL from now, or none of
-    /// it, which is their release. Answers where each number of changed rows stands.
-    pub(crate) fn set_end<'l>(
-        &self,
-        packet: &mut Packet,
-        leases: impl ExactSizeIterator<Item = (&'l LeaseId, Option<Ttl>)>,
-    ) -> Vec<usize> {
-        let lock = &self.lock;
-        let whole = if leases.len() > 1 {
-            packet.begin();
-            WHOLE
-        } else {
-            ""
-        };
-        leases
-            .map(|(lease, ttl)| {
-                let alive = format!(
-                    "attempt = {} AND token = {} AND locked_by = {} AND explicit_owner = {} \
-                     AND lease_expires_at = expires_at AND expires_at > {NOW}",
-                    hex(lease.attempt.as_uuid().as_bytes()),
-                    lease.token,
-                    text(lease.owner.label()),
-                    u8::from(lease.owner.is_explicit()),
-                );
-                let until = or_null(ttl.map(until));
-                packet.add(format_args!(
-                    "SET {ROW} = (SELECT id FROM {lock} WHERE name = {} AND {alive} \
-                     FOR UPDATE SKIP LOCKED)",
-                    text(lease.name.as_str()),
-                ));
-                packet.add(format_args!(
-                    "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, \
-                     expires_at = {until}, lease_expires_at = {until} WHERE id = {ROW} AND {alive} {whole}"
-                ))
-            })
-            .collect()
-    }
-
-    /// Carries out changes, each if its name is still as it was read. Answers where each number of
-    /// changed rows stands.
-    pub(crate) fn change(&self, packet: &mut Packet, changes: &[Change<'_>]) -> Vec<usize> {
-        packet.begin();
-        changes.iter().map(|change| self.change_one(packet, change)).collect()
-    }
-
-    fn change_one(&self, packet: &mut Packet, change: &Change<'_>) -> usize {
+    /// Carries out changes, each if its name is still as it was read. Answers where the ids of those names
+    /// stand for which that was done.
+    pub(crate) fn change(&self, packet: &mut Packet, changes: &[Change<'_>]) -> usize {
         let Self { lock, share, .. } = self;
-        let name = text(change.name.as_str());
-        let unchanged = format!(
-            "version = {} AND {} <=> {}",
-            change.version,
-            micros("expires_at"),
-            or_null(change.expires_at),
-        );
+        let (kinds, rows): (HashSet<_>, _) = changes.iter().map(change_row).unzip();
+        let changed = CHANGES.list(rows);
+        let (share_kinds, rows): (HashSet<_>, _) = changes.iter().flat_map(share_rows).unzip();
+        let shares = SHARES.list(rows);
+        for set in [changed.set(), shares.set()].into_iter().flatten() {
+            packet.add(set);
+        }
+        packet.begin();
+        let unchanged = format!("l.version = c.version AND {} <=> c.was", micros("l.expires_at"));
         packet.add(format_args!(
-            "SET {ROW} = (SELECT id FROM {lock} WHERE id = {} AND {unchanged} \
-             FOR UPDATE SKIP LOCKED)",
-            change.id,
+            "SET {ROWS} = (SELECT GROUP_CONCAT(c.id) FROM {changed} \
+             STRAIGHT_JOIN {lock} l {BY_KEY} ON l.id = c.id WHERE {unchanged} \
+             AND (c.good_until IS NULL OR {} < c.good_until) FOR UPDATE {OF_L} SKIP LOCKED)",
+            micros(NOW)
         ));
-        let columns = match &change.write {
-            Write::Mark(mark) => mark_columns(Some(*mark)),
-            Write::Row(row) => {
-                let until = or_null(row.expires_at.map(moment));
-                format!(
-                    "token = {}, locked_by = {}, explicit_owner = {}, attempt = {}, capacity = {}, \
-                     acquired_at = {}, touched_at = {}, expires_at = {until}, \
-                     lease_expires_at = {until}, {}",
-                    row.token,
-                    or_null(row.locked_by.map(text)),
-                    u8::from(row.explicit_owner),
-                    or_null(row.attempt.map(|attempt| hex(attempt.as_uuid().as_bytes()))),
-                    row.capacity,
-                    or_null(row.acquired_at.map(moment)),
-                    moment(row.touched_at),
-                    mark_columns(row.mark),
-                )
-            }
-            Write::Nothing => {
-                let done = packet.add(format_args!(
-                    "DELETE FROM {lock} WHERE id = {ROW} AND {unchanged} {WHOLE}"
-                ));
-                packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = IF({ROW} IS NULL, NULL, {name}) \
-                     AND NOT EXISTS (SELECT 1 FROM {lock} WHERE name = {name}) {WHOLE}"
-                ));
-                return done;
-            }
-        };
-        if let Write::Row(row) = &change.write {
-            let touched: Vec<String> = row
-                .changed_shares
-                .iter()
-                .map(|entry| &entry.attempt)
-                .chain(&row.gone_shares)
-                .map(|attempt| hex(attempt.as_uuid().as_bytes()))
-                .collect();
-            if !touched.is_empty() {
-                packet.add(format_args!(
-                    "SET {ROW} = IF({} = (SELECT COUNT(*) FROM {share} WHERE name = {name} \
-                     AND attempt IN ({}) FOR UPDATE SKIP LOCKED), {ROW}, NULL)",
-                    touched.len(),
-                    touched.join(", "),
-                ));
-            }
+        let share_of = format!(
+            "STRAIGHT_JOIN {share} s {BY_KEY} ON s.name = l.name AND s.attempt = UNHEX(e.attempt)"
+        );
+        if share_kinds.contains(CHANGED) || share_kinds.contains(GONE) {
+            packet.add(format_args!(
+                "SET {SHARE_ROWS} = (SELECT GROUP_CONCAT(e.i) FROM {shares} \
+                 STRAIGHT_JOIN {lock} l {BY_KEY} ON l.id = e.id {share_of} \
+                 WHERE e.kind <> '{NEW}' AND FIND_IN_SET(e.id, {ROWS}) \
+                 FOR UPDATE /*!80000 OF s */ SKIP LOCKED)"
+            ));
+            // A name whose shares are not all to be had is left as it is.
+            packet.add(format_args!(
+                "SET {ROWS} = (SELECT GROUP_CONCAT(c.id) FROM {changed} \
+                 WHERE FIND_IN_SET(c.id, {ROWS}) AND NOT FIND_IN_SET(c.id, COALESCE(\
+                 (SELECT GROUP_CONCAT(DISTINCT e.id) FROM {shares} WHERE e.kind <> '{NEW}' \
+                 AND NOT FIND_IN_SET(e.i, COALESCE({SHARE_ROWS}, ''))), '')))"
+            ));
         }
-        let in_time = match change.before {
-            None => String::new(),
-            Some(limit) => format!(" AND {NOW} < {}", moment(limit)),
+        let of = |kind| {
+            format!("WHERE c.kind = '{kind}' AND FIND_IN_SET(c.id, {ROWS}) AND {unchanged} {WHOLE}")
         };
-        let done = packet.add(format_args!(
-            "UPDATE {lock} SET version = version + 1, {columns} \
-             WHERE id = {ROW} AND {unchanged}{in_time} {WHOLE}"
-        ));
-        if let Write::Row(row) = &change.write {
-            // Otherwise rows would be locked before it is seen that they must not be written.
-            let of = format!("IF({ROW} IS NULL, NULL, {name})");
-            let written = format!(
-                "EXISTS (SELECT 1 FROM {lock} WHERE id = {ROW} AND version = {} AND touched_at = {}) \
-                 {WHOLE}",
-                change.version + 1,
-                moment(row.touched_at),
-            );
-            if !row.gone_shares.is_empty() {
-                let gone = row.gone_shares.iter().map(|gone| hex(gone.as_uuid().as_bytes()));
-                packet.add(format_args!(
-                    "DELETE FROM {share} WHERE name = {of} AND attempt IN ({}) AND {written}",
-                    list(gone)
-                ));
-            }
-            for entry in &row.new_shares {
-                packet.add(format_args!(
-                    "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
-                     capacity, acquired_at, expires_at, touched_at) \
-                     SELECT {name}, {}, {}, {}, {}, {}, {}, {}, {} FROM DUAL WHERE {written}",
-                    hex(entry.attempt.as_uuid().as_bytes()),
-                    entry.token,
-                    text(entry.owner.label()),
-                    u8::from(entry.owner.is_explicit()),
-                    entry.share.weight(),
-                    entry.share.capacity(),
-                    moment(entry.granted_at),
-                    until_columns(entry, row.touched_at).join(", "),
-                ));
-            }
-            for entry in &row.changed_shares {
-                let [expires_at, touched_at] = until_columns(entry, row.touched_at);
-                packet.add(format_args!(
-                    "UPDATE {share} SET expires_at = {expires_at}, touched_at = {touched_at} \
-                     WHERE name = {of} AND attempt = {} AND {written}",
-                    hex(entry.attempt.as_uuid().as_bytes()),
-                ));
-            }
+        let lock_of = format!("{changed} STRAIGHT_JOIN {lock} l {BY_KEY} ON l.id = c.id");
+        let mark = format!(
+            "l.waiting_until = {}, l.waiting_weight = c.waiting_weight",
+            moment("c.waiting_until")
+        );
+        if kinds.contains(CHANGED) {
+            let until = moment("c.expires_at");
+            packet.add(format_args!(
+                "UPDATE {lock_of} SET l.version = l.version + 1, l.token = c.token, \
+                 l.locked_by = c.locked_by, l.explicit_owner = c.explicit_owner, \
+                 l.attempt = UNHEX(c.attempt), l.capacity = c.capacity, l.acquired_at = {}, \
+                 l.touched_at = {}, l.expires_at = {until}, l.lease_expires_at = {until}, {mark} {}",
+                moment("c.acquired_at"),
+                moment("c.touched_at"),
+                of(CHANGED),
+            ));
         }
-        done
+        if kinds.contains(MARKED) {
+            packet.add(format_args!(
+                "UPDATE {lock_of} SET l.version = l.version + 1, {mark} {}",
+                of(MARKED)
+            ));
+        }
+        if kinds.contains(GONE) {
+            packet.add(format_args!(
+                "DELETE l, s FROM {lock_of} LEFT JOIN {share} s ON s.name = l.name {}",
+                of(GONE)
+            ));
+        }
+        // Only where the name's row was written just now.
+        let written = |kind| {
+            format!(
+                "WHERE e.kind = '{kind}' AND FIND_IN_SET(e.id, {ROWS}) \
+                 AND l.version = e.version + 1 AND l.touched_at = {} {WHOLE}",
+                moment("e.written_at")
+            )
+        };
+        let lock_of = format!("{shares} STRAIGHT_JOIN {lock} l {BY_KEY} ON l.id = e.id");
+        if share_kinds.contains(GONE) {
+            packet.add(format_args!("DELETE s FROM {lock_of} {share_of} {}", written(GONE)));
+        }
+        if share_kinds.contains(NEW) {
+            packet.add(format_args!(
+                "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
+                 capacity, acquired_at, expires_at, touched_at) \
+                 SELECT l.name, UNHEX(e.attempt), e.token, e.locked_by, e.explicit_owner, e.weight, \
+                 e.capacity, {}, {}, {} FROM {lock_of} {}",
+                moment("e.acquired_at"),
+                moment("e.expires_at"),
+                moment("e.touched_at"),
+                written(NEW),
+            ));
+        }
+        if share_kinds.contains(CHANGED) {
+            packet.add(format_args!(
+                "UPDATE {lock_of} {share_of} SET s.expires_at = {}, s.touched_at = {} {}",
+                moment("e.expires_at"),
+                moment("e.touched_at"),
+                written(CHANGED),
+            ));
+        }
+        packet.add(format_args!("SELECT {ROWS}"))
     }
 
     /// Reads names that may be idle.
@@ -390,47 +397,28 @@ pub(crate) enum Start {
     After(Vec<u8>),
 }
 
-/// A share that was released has no expiry, and was touched then.
-fn until_columns(entry: &Entry, now: Duration) -> [String; 2] {
-    match entry.until {
-        Until::Forever => [moment(NEVER), moment(now)],
-        Until::Expiry(at) => [moment(at), moment(now)],
-        Until::Released(at) => ["NULL".to_owned(), moment(at)],
-    }
-}
-
-/// The end of a lease of this TTL from now.
-fn until(ttl: Ttl) -> String {
-    match ttl {
-        Ttl::Infinite => moment(NEVER),
-        Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
-    }
-}
-
-fn mark_columns(mark: Option<Mark>) -> String {
-    let (until, weight) = mark.map_or(("NULL".to_owned(), 0), |m| (moment(m.until), m.weight));
-    format!("waiting_until = {until}, waiting_weight = {weight}")
-}
-
 /// A time as µs since 1970.
 fn micros(time: &str) -> String {
     format!("TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', {time})")
 }
 
 /// µs since 1970 as a time.
-fn moment(since_1970: Duration) -> String {
-    let micros = since_1970.min(NEVER).as_micros();
+fn moment(micros: impl Display) -> String {
     format!("TIMESTAMP'1970-01-01 00:00:00.000000' + INTERVAL {micros} MICROSECOND")
 }
 
+fn never() -> String {
+    moment(NEVER.as_micros())
+}
+
 /// µs to add to a time or take from it: at most 1,000 years, so that the calendar does not end.
-fn span(duration: Duration) -> u128 {
+pub(crate) fn span(duration: Duration) -> u64 {
     const MOST: Duration = Duration::from_hours(1_000 * 365 * 24);
-    duration.min(MOST).as_micros()
+    u64::try_from(duration.min(MOST).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Text, as bytes where the column has bytes, and by the column's collation where it has text.
-fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     format!("_utf8mb4 {}", hex(text.as_bytes()))
 }
 
@@ -443,10 +431,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     }
     literal.push('\'');
     literal
-}
-
-fn or_null(value: Option<impl Display>) -> String {
-    value.map_or_else(|| "NULL".to_owned(), |value| value.to_string())
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

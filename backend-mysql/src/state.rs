@@ -154,11 +154,6 @@ impl Snapshot {
 }
 
 impl State {
-    /// Whether there is a row for the name.
-    pub(crate) fn is_stored(&self) -> bool {
-        self.row.is_some()
-    }
-
     /// What has to be written for what was decided, `None` for nothing. A name without a row has
     /// nothing that could be changed.
     pub(crate) fn change<'s>(&'s self, name: &'s LockName, now: Duration) -> Option<Change<'s>> {

@@ -142,11 +142,6 @@ impl Pair<'_> {
     async fn acquire(&mut self, backend: &MysqlBackend, claims: Vec<Claim>) {
         let answers = backend.acquire(&claims).await.unwrap();
         assert_eq!(answers.len(), claims.len());
-        if let [claim] = claims.as_slice()
-            && claim.share == Share::ALL
-        {
-            self.forget_all_but_the_last(claim);
-        }
         let micros = u64::try_from(self.now.as_micros()).unwrap();
         for (claim, there) in claims.into_iter().zip(answers) {
             self.trace.push(format!("acquire {claim:?} -> {there:?}"));
@@ -181,15 +176,6 @@ impl Pair<'_> {
                 }
                 (here, there) => assert_eq!(here, there, "{:#?}", self.trace),
             }
-        }
-    }
-
-    /// A free lock is granted to one alone by its row, which knows no lease but the last.
-    fn forget_all_but_the_last(&mut self, claim: &Claim) {
-        let known = self.names.iter_mut().find(|k| k.lock == claim.name.as_str()).unwrap();
-        let Ledger { token, entries, .. } = &mut known.ledger;
-        if !entries.iter().any(|entry| counts(entry.until, self.now, claim.grace)) {
-            entries.retain(|entry| entry.token.get() == *token);
         }
     }
 

@@ -1,14 +1,13 @@
 //! Where the database is, and what the tables are called.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use database_locks_core::hosts::PasswordSource;
 use database_locks_core::{Error, ErrorKind, Result, identifier};
-use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::{
     Host, LoadBalanceHosts, SslMode as DriverSslMode, TargetSessionAttrs,
@@ -62,22 +61,6 @@ pub enum Prepare {
 }
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Gives the password of the moment.
-#[derive(Clone)]
-pub(crate) struct PasswordSource(Arc<dyn Fn() -> BoxFuture<'static, Result<String>> + Send + Sync>);
-
-impl PasswordSource {
-    pub(crate) async fn get(&self) -> Result<String> {
-        (self.0)().await
-    }
-}
-
-impl fmt::Debug for PasswordSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PasswordSource")
-    }
-}
 
 /// What `tls.rs` needs to know.
 #[derive(Debug, Clone, Default)]
@@ -268,7 +251,7 @@ impl PostgresConfig {
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
-        self.password = Some(PasswordSource(Arc::new(move || Box::pin(password()))));
+        self.password = Some(PasswordSource::new(password));
         self
     }
 

@@ -38,7 +38,7 @@ use crate::ttl::Ttl;
 /// - **Time belongs to the server.** Whether a lease is alive is judged by the backend's clock at
 ///   the moment of the decision, after any wait for a row lock. Only durations cross this trait.
 /// - **A row that somebody else has locked is not waited for.** It is answered with `Skipped`, and
-///   does not stall the other names of the batch.
+///   does not stall the other names of the batch. (A batch of one may wait, for a second or so.)
 /// - **Answers are durable.** What was answered with `Granted` survives a restart of the server.
 ///
 /// # Errors
@@ -118,7 +118,9 @@ pub struct Capabilities {
     pub min_ttl: Duration,
     /// The most items that it wants in one batch.
     pub max_batch: usize,
-    /// The most batches of claims that it can usefully work on at once.
+    /// How many items there have to be for one batch of them to cost less than each by itself.
+    pub batch_from: usize,
+    /// The most batches of claims, and of releases, that it can usefully work on at once.
     pub max_in_flight: usize,
 }
 
@@ -126,7 +128,14 @@ impl Capabilities {
     /// A backend that can do everything, one batch of up to 256 at a time.
     #[must_use]
     pub const fn new(backend: &'static str) -> Self {
-        Self { backend, shares: true, min_ttl: Ttl::MIN, max_batch: 256, max_in_flight: 1 }
+        Self {
+            backend,
+            shares: true,
+            min_ttl: Ttl::MIN,
+            max_batch: 256,
+            batch_from: 2,
+            max_in_flight: 1,
+        }
     }
 
     /// Says whether it can grant anything but [`Share::ALL`].
@@ -150,7 +159,14 @@ impl Capabilities {
         self
     }
 
-    /// Sets the most batches of claims that it can usefully work on at once, at least one.
+    /// Sets how many items there have to be for one batch of them to cost less than each by itself.
+    #[must_use]
+    pub const fn with_batch_from(mut self, batch_from: usize) -> Self {
+        self.batch_from = batch_from;
+        self
+    }
+
+    /// Sets the most batches of claims, and of releases, that it can usefully work on at once, at least one.
     #[must_use]
     pub const fn with_max_in_flight(mut self, max_in_flight: usize) -> Self {
         self.max_in_flight = if max_in_flight == 0 { 1 } else { max_in_flight };

@@ -1,9 +1,11 @@
 //! Several hosts of one database, for backends whose driver does not choose well between them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +28,35 @@ pub struct Hosts<H> {
     all: Vec<Entry<H>>,
     first: AtomicUsize,
     patience: Duration,
+}
+
+/// Gives the password of the moment, whenever a connection is made: for tokens that live for some minutes.
+#[derive(Clone)]
+pub struct PasswordSource(Arc<dyn Fn() -> BoxFuture<'static, Result<String>> + Send + Sync>);
+
+impl PasswordSource {
+    /// Asks `password`.
+    pub fn new<F>(password: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(password())))
+    }
+
+    /// The password of the moment.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the source reports.
+    pub async fn get(&self) -> Result<String> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for PasswordSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordSource")
+    }
 }
 
 /// Which host a connection leads to, and how often that had been passed over when it was made.

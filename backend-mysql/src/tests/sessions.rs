@@ -8,7 +8,8 @@ use database_locks_test_servers::{Access, MariaDb, MariaDbProduct, MySqlProduct,
 use mysql_async::{Conn, Opts};
 
 use super::{connections, one, ordinary_user, rows};
-use crate::{packet, session};
+use crate::packet::{self, Request};
+use crate::session;
 
 /// What an administrator can do to the sessions of ordinary users, as one statement each.
 const HOSTILE: &str = "SET autocommit = 0, time_zone = '-03:30', sql_mode = \
@@ -121,7 +122,7 @@ async fn rows_of_a_suspended_client_are_let_go() {
     let mut suspended = Conn::new(Opts::from_url(database.url()).unwrap()).await.unwrap();
     session::prepare(&mut suspended, "here").await.unwrap();
     let lock = "CREATE TABLE t (n INT); INSERT INTO t VALUES (1); BEGIN; UPDATE t SET n = 2";
-    packet::send(&mut suspended, lock).await.unwrap();
+    packet::send(&mut suspended, Request::Packet(lock)).await.unwrap();
     let connections = connections(database.url());
     let others = async {
         while connections.shared().await.unwrap().run("UPDATE t SET n = 3").await.is_err() {}

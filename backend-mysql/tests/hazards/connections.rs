@@ -1,5 +1,6 @@
 //! Sessions that start out hostile, rights, and connections that break.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use database_locks_core::{
@@ -18,6 +19,7 @@ on_each_server!(
     killed_connections_are_replaced,
     dropped_request_takes_its_connection_with_it,
     bad_credentials_and_databases_say_what_to_do,
+    password_is_asked_for_with_each_connection_and_the_driver_told_what_the_user_says,
 );
 
 async fn hostile_defaults_of_the_session_change_nothing(kind: Kind) {
@@ -130,10 +132,8 @@ async fn grant(store: &Store, sql: &str) {
     }
 }
 
-async fn killed_connections_are_replaced(kind: Kind) {
-    let (store, backend) = Store::migrated(kind).await;
-    let held = hold(&backend, &claim("x")).await;
-    assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+/// Ends all connections to the store's database, and tells how many there were.
+async fn kill_connections(store: &Store) -> usize {
     let mut killed = 0;
     for node in &store.nodes {
         let mut admin = connect(&node.in_database("mysql")).await;
@@ -145,6 +145,14 @@ async fn killed_connections_are_replaced(kind: Kind) {
             killed += 1;
         }
     }
+    killed
+}
+
+async fn killed_connections_are_replaced(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    let held = hold(&backend, &claim("x")).await;
+    assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+    let killed = kill_connections(&store).await;
     assert!(killed >= 2, "only {killed} were killed");
     // The word of the server may still be on its way: then the request fails as retryable.
     for attempts in 0.. {
@@ -210,4 +218,44 @@ async fn bad_credentials_and_databases_say_what_to_do(kind: Kind) {
         assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
         assert!(!format!("{error:?}").contains("hunter2"));
     }
+}
+
+async fn password_is_asked_for_with_each_connection_and_the_driver_told_what_the_user_says(
+    kind: Kind,
+) {
+    let (store, _) = Store::migrated(kind).await;
+    let user = format!("u_{}", &Uuid::new_v4().simple().to_string()[..20]);
+    make_user(&store, &user).await;
+    let database = store.database.database_name();
+    grant(&store, &format!("GRANT ALL ON {database}.* TO {user}")).await;
+    let url = store.node().as_user("nobody", "out of date").url().to_owned();
+    let current = Arc::new(Mutex::new("secret"));
+    let source = Arc::clone(&current);
+    let config = MysqlConfig::from_url(&url)
+        .unwrap()
+        .pool_size(1)
+        .unwrap()
+        .password_from(move || {
+            let password = source.lock().unwrap().to_owned();
+            async move { Ok(password) }
+        })
+        .driver_options({
+            let user = user.clone();
+            move |options| options.user(Some(user.clone()))
+        });
+    let backend = MysqlBackend::connect(config).await.unwrap();
+    let held = hold(&backend, &claim("x")).await;
+
+    *current.lock().unwrap() = "wrong";
+    assert!(kill_connections(&store).await >= 1);
+    let after = async || loop {
+        match backend.acquire(&[claim("y")]).await {
+            Err(error) if error.is_retryable() => {}
+            result => break result,
+        }
+    };
+    assert_eq!(after().await.unwrap_err().kind(), ErrorKind::Permission);
+    *current.lock().unwrap() = "secret";
+    assert!(matches!(after().await.unwrap()[..], [Verdict::Granted(_)]));
+    assert_eq!(release(&backend, &held).await, Released::Freed);
 }

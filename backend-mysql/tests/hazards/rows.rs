@@ -11,7 +11,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
 use crate::common::packets::Packets;
-use crate::common::{Kind, Store, ask, claim, hold, on_each_server};
+use crate::common::{Kind, Store, ask, claim, connect, hold, on_each_server};
 use crate::{Said, django_takes, list, outlive, reader, release, renew, short};
 
 on_each_server!(
@@ -23,7 +23,8 @@ on_each_server!(
     what_one_client_did_the_next_one_knows,
     busy_poll_writes_nothing_but_a_mark_that_is_due,
     what_changed_since_it_was_read_is_decided_again,
-    what_is_free_is_granted_and_released_in_one_packet_each,
+    verbs_take_the_round_trips_that_they_are_said_to_take,
+    after_one_has_waited_in_vain_no_statement_waits_for_a_row,
     explicit_owner_supersedes_its_own_shares_and_no_others,
     owner_may_be_called_as_the_mark_of_shares,
     tokens_grow_though_the_clock_was_ahead,
@@ -337,7 +338,7 @@ async fn what_changed_since_it_was_read_is_decided_again(kind: Kind) {
     assert_eq!(renew(&other, &held).await, Renewed::Alive, "a held name was forgotten");
 }
 
-async fn what_is_free_is_granted_and_released_in_one_packet_each(kind: Kind) {
+async fn verbs_take_the_round_trips_that_they_are_said_to_take(kind: Kind) {
     let (store, other) = Store::migrated(kind).await;
     let node = store.node();
     let packets = Packets::start(node).await;
@@ -359,19 +360,51 @@ async fn what_is_free_is_granted_and_released_in_one_packet_each(kind: Kind) {
     let leases = [hold(&backend, &claim("x")).await, hold(&backend, &claim("y")).await];
     packets.take();
     assert_eq!(backend.release(&leases).await.unwrap(), [Released::Freed; 2]);
-    assert_eq!(packets.take().len(), 1 + commit);
+    assert_eq!(packets.take().len(), 2 + commit);
 
     hold(&other, &claim("x")).await;
     hold(&other, &reader("y")).await;
-    for asked in [claim("x"), reader("x"), claim("y")] {
+    // What is not free is read after it was tried to take it.
+    for (asked, sent) in [(claim("x"), 2), (reader("x"), 1), (claim("y"), 2)] {
         assert_eq!(ask(&backend, &asked).await.kind(), "busy");
-        assert_eq!(packets.take().len(), 1);
+        let seen = packets.take();
+        assert_eq!(seen.len(), sent, "{seen:#?}");
     }
     // A renewal is read, and written.
     let share = hold(&backend, &reader("y")).await;
     packets.take();
     assert_eq!(renew(&backend, &share).await, Renewed::Alive);
     assert_eq!(packets.take().len(), 2 + commit);
+}
+
+/// A single claim or release waits for a row that somebody has locked. Whoever locks one for that long must not
+/// hold up what comes next.
+async fn after_one_has_waited_in_vain_no_statement_waits_for_a_row(kind: Kind) {
+    let (store, other) = Store::migrated(kind).await;
+    let node = store.node();
+    let held = hold(&other, &claim("held")).await;
+    let free = hold(&other, &claim("free")).await;
+    release(&other, &free).await;
+    let mut blocker = connect(node).await;
+    // What another node writes later would take its locks away.
+    blocker.query_drop("SET SESSION wsrep_sync_wait = 7").await.ok();
+    blocker.query_drop("START TRANSACTION").await.unwrap();
+    blocker.query_drop("SELECT * FROM database_locks_lock FOR UPDATE").await.unwrap();
+    let packets = Packets::start(node).await;
+    let config = MysqlConfig::from_url(&packets.url(node)).unwrap();
+    let backend = MysqlBackend::connect(config).await.unwrap();
+
+    let prepares = |sent: Vec<String>| sent.iter().any(|text| text.contains("WHERE name = ?"));
+    packets.take();
+    assert_eq!(ask(&backend, &claim("free")).await.kind(), "skipped");
+    assert!(prepares(packets.take()), "a single claim is no single statement");
+    assert_eq!(release(&backend, &held).await, Released::Skipped);
+    assert_eq!(ask(&backend, &claim("free")).await.kind(), "skipped");
+    assert!(!prepares(packets.take()), "a statement waits though another has waited in vain");
+
+    blocker.query_drop("ROLLBACK").await.unwrap();
+    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(ask(&backend, &claim("free")).await.kind(), "granted");
 }
 
 async fn explicit_owner_supersedes_its_own_shares_and_no_others(kind: Kind) {

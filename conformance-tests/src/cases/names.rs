@@ -1,9 +1,12 @@
 //! Names are bytes.
 
-use database_locks_core::{ErrorKind, LockName};
+use database_locks_core::{ErrorKind, LockName, Released, Renewal, Renewed, Verdict};
 
-use crate::context::{Context, claim, free, list, refuse, take};
+use crate::context::{Context, LONG, claim, free, lease_of, list, refuse, take, ttl};
 use crate::harness::Outcome;
+
+/// A batch that is no small one.
+const MANY: usize = 60;
 
 pub(crate) async fn case_makes_different_locks(context: Context) -> Outcome {
     all_differ(&context, &["Job", "job", "JOB", "straße", "STRASSE", "ﬁ", "fi"]).await
@@ -121,6 +124,10 @@ async fn all_differ(context: &Context, names: &[&str]) -> Outcome {
     for lease in &leases {
         refuse(&there, &claim(&lease.name)).await?;
     }
+    let renewals: Vec<_> =
+        leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+    let renewed = there.renew(&renewals).await?;
+    assert_eq!(renewed, vec![Renewed::Alive; leases.len()], "all names must be renewed at once");
     let mut listed: Vec<_> =
         list(&there, &context.prefix()).await?.into_iter().map(|info| info.lease).collect();
     listed.sort_by(|a, b| a.name.cmp(&b.name));
@@ -129,5 +136,23 @@ async fn all_differ(context: &Context, names: &[&str]) -> Outcome {
     for lease in &leases {
         free(&there, lease).await?;
     }
+
+    // All at once, and many more, since a store may treat many otherwise than a few.
+    let mut claims: Vec<_> = names.iter().map(|name| claim(&context.name(name))).collect();
+    let others = (claims.len()..MANY).map(|i| claim(&context.name(&format!("other {i}"))));
+    claims.extend(others.collect::<Vec<_>>());
+    let mut leases = Vec::new();
+    for (claim, verdict) in claims.iter().zip(client.acquire(&claims).await?) {
+        match verdict {
+            granted @ Verdict::Granted(_) => leases.push(lease_of(claim, &granted)),
+            // Names that nobody has asked for before may take another request.
+            _ => leases.push(take(&client, claim).await?),
+        }
+    }
+    for lease in &leases[..names.len()] {
+        refuse(&there, &claim(&lease.name)).await?;
+    }
+    let released = there.release(&leases).await?;
+    assert_eq!(released, vec![Released::Freed; leases.len()], "all names must be released at once");
     Ok(())
 }

@@ -27,8 +27,6 @@ use crate::loss::LossReason;
 use crate::name::LockName;
 use crate::status::Status;
 
-/// How many batches of releases may be in flight.
-const RELEASES_IN_FLIGHT: usize = 2;
 /// How long a lease without end is tried to be released while the database is away.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -91,9 +89,9 @@ impl Actor {
             hints_sender: Some(hints_sender),
             ended,
             ended_sender,
-            waiting: WaitingRoom::new(can.backend, can.max_in_flight, can.max_batch),
+            waiting: WaitingRoom::new(&can),
             heartbeat: Heartbeat::new(can.max_batch),
-            releases: Releases::new(can.max_in_flight.min(RELEASES_IN_FLIGHT), can.max_batch),
+            releases: Releases::new(&can),
             owned: HashMap::new(),
             tasks: JoinSet::new(),
             closing: None,

@@ -1,5 +1,7 @@
 //! Group commit: while batches are in flight requests queue, and the next batch takes them all, in
-//! name order, those of one name in the order in which they came.
+//! name order, those of one name in the order in which they came. As long as all that queue could be in
+//! flight at once, or are too few for a batch to pay, each name goes by itself: none waits then for what the
+//! others take.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -15,6 +17,7 @@ pub(crate) struct Lane<I> {
     in_flight: usize,
     max_in_flight: usize,
     max_batch: usize,
+    batch_from: usize,
     /// Where the last batch ended, so that early names do not starve late ones.
     last: Option<LockName>,
 }
@@ -44,8 +47,15 @@ impl<I> Lane<I> {
             in_flight: 0,
             max_in_flight: max_in_flight.max(1),
             max_batch: max_batch.max(1),
+            batch_from: 0,
             last: None,
         }
+    }
+
+    /// Fewer names than this never share a batch.
+    pub(crate) fn with_batch_from(mut self, names: usize) -> Self {
+        self.batch_from = names;
+        self
     }
 
     pub(crate) fn push(&mut self, name: LockName, item: I, company: Company) {
@@ -60,6 +70,8 @@ impl<I> Lane<I> {
         }
         let mut names = Vec::new();
         let mut room = self.max_batch;
+        let free = self.max_in_flight - self.in_flight;
+        let goes_by_itself = self.queued.len() <= free || self.queued.len() < self.batch_from;
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let upto = match &after {
             Bound::Excluded(last) => Bound::Included(last.clone()),
@@ -82,7 +94,7 @@ impl<I> Lane<I> {
             let items = together.count().clamp(1, room);
             names.push((name.clone(), items));
             room -= items;
-            if first == Some(Company::Alone) || room == 0 {
+            if first == Some(Company::Alone) || goes_by_itself || room == 0 {
                 break;
             }
         }
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_batch_has_all_of_a_name_in_order() {
-        let mut lane = lane(4, 10, &["b", "a", "b", "c"]);
+        let mut lane = lane(2, 10, &["b", "a", "b", "c"]);
         let batch = lane.depart().unwrap();
         assert_eq!(batch, [(name("a"), 1), (name("b"), 0), (name("b"), 2), (name("c"), 3)]);
         lane.push(name("b"), 4, Company::Any);
@@ -164,7 +176,7 @@ mod tests {
 
     #[test]
     fn who_wants_other_names_alone_is_the_only_one_of_its_own() {
-        let mut lane = lane(4, 10, &["a", "a"]);
+        let mut lane = lane(1, 10, &["a", "a"]);
         lane.push(name("a"), 2, Company::OtherNames);
         lane.push(name("a"), 3, Company::Any);
         lane.push(name("b"), 4, Company::OtherNames);
@@ -189,6 +201,29 @@ mod tests {
     }
 
     #[test]
+    fn names_go_side_by_side_as_long_as_all_of_them_can() {
+        let mut lane = lane(3, 10, &["a", "b", "b", "c"]);
+        let batches: Vec<_> = std::iter::from_fn(|| lane.depart()).collect();
+        let batches: Vec<_> = batches.iter().map(|batch| names(batch).join("")).collect();
+        assert_eq!(batches, ["a", "bb", "c"]);
+    }
+
+    #[test]
+    fn too_few_names_for_a_batch_go_one_by_one() {
+        let mut lane = lane(1, 10, &["a", "b", "c", "d"]).with_batch_from(3);
+        let mut batches = Vec::new();
+        while let Some(batch) = lane.depart() {
+            batches.push(names(&batch).join(""));
+            lane.landed(batch.iter().map(|(name, _)| name));
+            if batches.len() == 1 {
+                lane.push(name("e"), 0, Company::Any);
+                lane.push(name("f"), 0, Company::Any);
+            }
+        }
+        assert_eq!(batches, ["abcd", "e", "f"]);
+    }
+
+    #[test]
     fn late_names_are_not_starved_by_early_ones() {
         let mut lane = lane(1, 2, &["a", "b", "c", "a", "a", "a", "b"]);
         let mut seen = Vec::new();
@@ -201,7 +236,7 @@ mod tests {
 
     #[test]
     fn who_must_be_alone_is() {
-        let mut lane = Lane::new(4, 10);
+        let mut lane = Lane::new(1, 10);
         for (text, company) in
             [("a", Company::Any), ("b", Company::Alone), ("c", Company::Any), ("d", Company::Alone)]
         {
@@ -210,6 +245,7 @@ mod tests {
         let mut batches = Vec::new();
         while let Some(batch) = lane.depart() {
             batches.push(names(&batch).join(""));
+            lane.landed(batch.iter().map(|(name, _)| name));
         }
         assert_eq!(batches, ["a", "b", "c", "d"]);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::backend::Released;
+use crate::backend::{Capabilities, Released};
 use crate::engine::agenda::Agenda;
 use crate::engine::lane::{Company, Lane};
 use crate::engine::pace::Pace;
@@ -35,10 +35,10 @@ struct Pending {
 }
 
 impl Releases {
-    pub(crate) fn new(max_in_flight: usize, max_batch: usize) -> Self {
+    pub(crate) fn new(can: &Capabilities) -> Self {
         Self {
             pending: HashMap::new(),
-            lane: Lane::new(max_in_flight, max_batch),
+            lane: Lane::new(can.max_in_flight, can.max_batch).with_batch_from(can.batch_from),
             agenda: Agenda::new(),
         }
     }

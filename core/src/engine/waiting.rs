@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::backend::{Busy, Claim, Verdict};
+use crate::backend::{Busy, Capabilities, Claim, Verdict};
 use crate::engine::agenda::Agenda;
 use crate::engine::hold::Hold;
 use crate::engine::lane::{Company, Lane};
@@ -70,12 +70,12 @@ enum Due {
 }
 
 impl WaitingRoom {
-    pub(crate) fn new(backend: &'static str, max_in_flight: usize, max_batch: usize) -> Self {
+    pub(crate) fn new(can: &Capabilities) -> Self {
         Self {
-            backend,
+            backend: can.backend,
             pending: HashMap::new(),
             queues: HashMap::new(),
-            lane: Lane::new(max_in_flight, max_batch),
+            lane: Lane::new(can.max_in_flight, can.max_batch).with_batch_from(can.batch_from),
             agenda: Agenda::new(),
             listening: false,
         }
