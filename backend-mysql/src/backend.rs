@@ -17,7 +17,7 @@ use crate::error;
 use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
-use crate::sql::{Packet, ReadAt, Start, Tables};
+use crate::sql::{Kind, Packet, ReadAt, Start, Tables};
 use crate::state::{Change, Doubt, Snapshot, get, unexpected};
 
 /// How often what others have changed in the meantime is decided again, within one request.
@@ -599,9 +599,10 @@ async fn send(
     connection: InUse,
     packet: &Packet,
 ) -> std::result::Result<Vec<Answer>, mysql_async::Error> {
-    match packet.is_transaction() {
-        true => connection.run_transaction(packet.text()).await,
-        false => connection.run(packet.text()).await,
+    match packet.kind() {
+        Kind::Reading => connection.read(packet.text()).await,
+        Kind::Writing => connection.run(packet.text()).await,
+        Kind::Transaction => connection.run_transaction(packet.text()).await,
     }
 }
 

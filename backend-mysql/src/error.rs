@@ -45,7 +45,7 @@ pub(crate) fn breaks_connection(error: &Driver) -> bool {
 }
 
 /// Whether a lock was waited for in vain or, by a read on a node of Galera, what other nodes have
-/// written: that node had better be left.
+/// written.
 pub(crate) fn waited_in_vain(error: &Driver) -> bool {
     code(error) == Some(1205)
 }

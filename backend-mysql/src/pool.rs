@@ -128,7 +128,7 @@ impl InUse {
             }
             Err(failed) => Err(failed),
         };
-        self.give_back(result).await
+        self.give_back(result, false).await
     }
 
     /// Sends statements that `;` separates, in one packet, and gives the connection back, rolled
@@ -141,7 +141,13 @@ impl InUse {
     /// one: that it was not executed before is likely but not known, so that it has to be safe to
     /// repeat. [`once`](Self::once) prevents this.
     pub(crate) async fn run(self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
-        self.request(Request::Packet(packet)).await
+        self.request(Request::Packet(packet), false).await
+    }
+
+    /// As [`run`](Self::run), for statements that only read. A node of a Galera cluster that they wait for in
+    /// vain is behind the others, and left for another one.
+    pub(crate) async fn read(self, packet: &str) -> Result<Vec<Answer>, mysql_async::Error> {
+        self.request(Request::Packet(packet), true).await
     }
 
     /// Runs one statement that is prepared once for a connection, and gives the connection back, as
@@ -150,22 +156,27 @@ impl InUse {
         self,
         (statement, params): (&str, Params),
     ) -> Result<Answer, mysql_async::Error> {
-        let mut answers = self.request(Request::Prepared(statement, &params)).await?;
+        let mut answers = self.request(Request::Prepared(statement, &params), false).await?;
         Ok(answers.pop().unwrap_or_default())
     }
 
-    async fn request(mut self, request: Request<'_>) -> Result<Vec<Answer>, mysql_async::Error> {
+    async fn request(
+        mut self,
+        request: Request<'_>,
+        is_read: bool,
+    ) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
             unreachable!("it is taken only by give_back, and in drop");
         };
         let result = send(object, request, self.repeats).await;
-        self.give_back(result).await
+        self.give_back(result, is_read).await
     }
 
     /// Gives the connection back, rolled back after an error, unless that broke it.
     async fn give_back(
         mut self,
         result: Result<Vec<Answer>, mysql_async::Error>,
+        is_read: bool,
     ) -> Result<Vec<Answer>, mysql_async::Error> {
         let Some(object) = &mut self.object else {
             unreachable!("it is taken only by give_back, and in drop");
@@ -174,7 +185,7 @@ impl InUse {
             Ok(_) => !in_transaction(&object.conn),
             Err(failed)
                 if error::breaks_connection(failed)
-                    || object.server.galera && error::waited_in_vain(failed) =>
+                    || is_read && object.server.galera && error::waited_in_vain(failed) =>
             {
                 if let Some(pool) = Object::pool(object) {
                     pool.manager().0.pass_over(object.origin);

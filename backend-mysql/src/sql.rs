@@ -64,7 +64,17 @@ const WHOLE: &str = "/*M! AND @@in_transaction */";
 pub(crate) struct Packet {
     text: String,
     statements: usize,
-    is_transaction: bool,
+    kind: Kind,
+}
+
+/// What the statements of a packet are, taken together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[default]
+    Reading,
+    Writing,
+    /// A `COMMIT` has to follow.
+    Transaction,
 }
 
 impl Packet {
@@ -72,14 +82,13 @@ impl Packet {
         &self.text
     }
 
-    /// Whether a `COMMIT` has to follow.
-    pub(crate) fn is_transaction(&self) -> bool {
-        self.is_transaction
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn begin(&mut self) {
         self.add("START TRANSACTION");
-        self.is_transaction = true;
+        self.kind = Kind::Transaction;
     }
 
     /// Adds a statement, and tells its place among the answers.
@@ -150,6 +159,7 @@ impl Tables {
              WHERE NOT EXISTS (SELECT 1 FROM {lock} l WHERE l.name = m.name)",
             rows.join(" UNION ALL "),
         ));
+        packet.kind = Kind::Writing;
     }
 
     /// Lets others finish with the rows.
@@ -262,6 +272,7 @@ impl Tables {
             "SET {ROWS} = (SELECT id FROM {lock} WHERE name = {} AND {alive} FOR UPDATE SKIP LOCKED)",
             text(lease.name.as_str()),
         ));
+        packet.kind = Kind::Writing;
         packet.add(format_args!(
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
              lease_expires_at = {until} WHERE id = {ROWS} AND {alive}"

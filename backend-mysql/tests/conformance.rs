@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use common::{Kind, Store};
 use database_locks_conformance::{
-    Client, ClientOption, Harness, Isolation, Outcome, RowLock, Stop, TableNames, async_trait,
+    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, Stop,
+    TableNames, async_trait,
 };
-use database_locks_core::LockName;
+use database_locks_core::{LeaseId, LockName};
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
 use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Server};
 use mysql_async::Conn;
@@ -52,11 +53,34 @@ enum Own {
 }
 
 impl Own {
+    /// One whose clock can be set. Galera's nodes have one clock each.
+    fn steppable(kind: Kind) -> Outcome<Self> {
+        Ok(match kind {
+            Kind::MySql => Self::MySql(MySql::builder().steppable().start().map_err(failed)?),
+            Kind::MariaDb => Self::MariaDb(MariaDb::builder().steppable().start().map_err(failed)?),
+            Kind::Galera => return Err(Stop::lacks("steppable")),
+        })
+    }
+
+    fn step_clock(&self, step: ClockStep) -> database_locks_test_servers::Result<()> {
+        let step = match step {
+            ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
+            ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
+        };
+        match self {
+            Self::MySql(server) => server.step_clock(step),
+            Self::MariaDb(server) => server.step_clock(step),
+            Self::Galera(cluster) => {
+                cluster.nodes().iter().try_for_each(|node| node.step_clock(step))
+            }
+        }
+    }
+
     fn start(kind: Kind) -> database_locks_test_servers::Result<Self> {
         Ok(match kind {
-            Kind::MySql => Self::MySql(MySql::start()?),
-            Kind::MariaDb => Self::MariaDb(MariaDb::start()?),
-            Kind::Galera => Self::Galera(Galera::start()?),
+            Kind::MySql => Self::MySql(MySql::builder().durable().start()?),
+            Kind::MariaDb => Self::MariaDb(MariaDb::builder().durable().start()?),
+            Kind::Galera => Self::Galera(Galera::builder().durable().start()?),
         })
     }
 
@@ -68,13 +92,21 @@ impl Own {
         }
     }
 
-    /// A cluster restarts node by node, as its administrators do it.
-    fn restart(&self) -> database_locks_test_servers::Result<()> {
+    /// A cluster restarts node by node, as its administrators do it, and crashes as one node of it does, the
+    /// first.
+    fn restart(&self, end: ServerEnd) -> database_locks_test_servers::Result<()> {
         match self {
-            Self::MySql(server) => server.restart(),
-            Self::MariaDb(server) => server.restart(),
-            Self::Galera(cluster) => cluster.nodes().iter().try_for_each(Server::restart),
+            Self::MySql(server) => restart(server, end),
+            Self::MariaDb(server) => restart(server, end),
+            Self::Galera(cluster) => cluster.nodes().iter().try_for_each(|node| restart(node, end)),
         }
+    }
+}
+
+fn restart(server: &impl Server, end: ServerEnd) -> database_locks_test_servers::Result<()> {
+    match end {
+        ServerEnd::Crash => server.stop_hard().and_then(|()| server.start_again()),
+        _ => server.restart(),
     }
 }
 
@@ -89,6 +121,18 @@ impl Case {
         Self::on(&own.nodes(), Some(own)).await
     }
 
+    async fn steppable(kind: Kind) -> Outcome<Self> {
+        let own = tokio::task::spawn_blocking(move || Own::steppable(kind)).await??;
+        Self::on(&own.nodes(), Some(own)).await
+    }
+
+    fn step_clock(&self, step: ClockStep) -> Outcome {
+        match &self.own {
+            Some(own) => own.step_clock(step).map_err(failed),
+            None => Err(Stop::failed("only the clock of the case's own server may be set")),
+        }
+    }
+
     async fn on(nodes: &[Access], own: Option<Own>) -> Outcome<Self> {
         let store = Arc::new(Store::on(nodes).map_err(failed)?);
         let case = Self { store, table: MysqlConfig::DEFAULT_TABLE, own: own.map(Arc::new) };
@@ -96,11 +140,11 @@ impl Case {
         Ok(case)
     }
 
-    async fn restart(&self) -> Outcome {
+    async fn restart(&self, end: ServerEnd) -> Outcome {
         let Some(own) = self.own.clone() else {
             return Err(Stop::failed("only a server of the case's own may be restarted"));
         };
-        tokio::task::spawn_blocking(move || own.restart()).await?.map_err(failed)
+        tokio::task::spawn_blocking(move || own.restart(end)).await?.map_err(failed)
     }
 
     fn config(&self) -> Outcome<MysqlConfig> {
@@ -117,14 +161,25 @@ impl Case {
 
     /// A row lock is known only to the node that it was taken on: this takes it on all of them.
     async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
+        let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
+        self.lock(&sql, name.as_str().as_bytes()).await
+    }
+
+    async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+        let sql = format!("SELECT * FROM {}_share WHERE attempt = ? FOR UPDATE", self.table);
+        self.lock(&sql, lease.attempt.as_uuid().as_bytes()).await
+    }
+
+    /// Runs `sql` in a transaction on each node.
+    async fn lock(&self, sql: &str, parameter: &[u8]) -> Outcome<Box<dyn RowLock>> {
         let mut lockers = Vec::new();
         for node in &self.store.nodes {
             let mut locker = common::connect(node).await;
             // What other nodes have written before would undo the transaction when it gets here.
             locker.query_drop("SET SESSION wsrep_sync_wait = 1; SELECT 1").await.ok();
+            locker.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
             locker.query_drop("START TRANSACTION").await?;
-            let sql = format!("UPDATE {} SET version = version + 1 WHERE name = ?", self.table);
-            locker.exec_drop(sql, (name.as_str().as_bytes(),)).await?;
+            locker.exec_drop(sql, (parameter,)).await?;
             lockers.push(locker);
         }
         Ok(Box::new(Locked(lockers)))
@@ -264,6 +319,10 @@ macro_rules! harness {
                 self.0.lock_row(name).await
             }
 
+            async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+                self.0.lock_share(lease).await
+            }
+
             async fn delete_row(&self, name: &LockName) -> Outcome {
                 self.0.delete_row(name).await
             }
@@ -301,8 +360,16 @@ macro_rules! harness {
                 Ok(Arc::new(Self(Case::restartable($kind).await?)))
             }
 
-            async fn restart(&self) -> Outcome {
-                self.0.restart().await
+            async fn restart(&self, end: ServerEnd) -> Outcome {
+                self.0.restart(end).await
+            }
+
+            async fn steppable(&self) -> Outcome<Arc<dyn Harness>> {
+                Ok(Arc::new(Self(Case::steppable($kind).await?)))
+            }
+
+            async fn step_clock(&self, step: ClockStep) -> Outcome {
+                self.0.step_clock(step)
             }
         }
     };

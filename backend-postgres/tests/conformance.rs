@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use database_locks_conformance::{
-    Client, ClientOption, Harness, Outcome, RowLock, Stop, TableNames, async_trait,
+    Client, ClientOption, ClockStep, Harness, Outcome, RowLock, ServerEnd, Stop, TableNames,
+    async_trait,
 };
-use database_locks_core::LockName;
+use database_locks_core::{LeaseId, LockName};
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
-use database_locks_test_servers::{Access, Database, PgBouncer, PoolMode, Postgres, Server};
+use database_locks_test_servers::{
+    Access, Database, PgBouncer, PoolMode, Postgres, PostgresBuilder, Server,
+};
 use futures_util::future::try_join_all;
 use tokio_postgres::NoTls;
 
@@ -62,8 +65,8 @@ struct OwnServer {
 }
 
 impl OwnServer {
-    fn start(pooled: bool) -> database_locks_test_servers::Result<Self> {
-        let server = Postgres::start()?;
+    fn start(pooled: bool, builder: PostgresBuilder) -> database_locks_test_servers::Result<Self> {
+        let server = builder.start()?;
         let start = || PgBouncer::start(&server, PoolMode::Transaction);
         Ok(Self { pooler: pooled.then(start).transpose()?, server })
     }
@@ -75,8 +78,8 @@ impl Store {
         Self::on(Postgres::shared().map_err(failed)?, pooler)
     }
 
-    fn restartable(pooled: bool) -> Outcome<Self> {
-        let own = OwnServer::start(pooled).map_err(failed)?;
+    fn on_own(pooled: bool, builder: PostgresBuilder) -> Outcome<Self> {
+        let own = OwnServer::start(pooled, builder).map_err(failed)?;
         let store = Self::on(&own.server, own.pooler.as_deref())?;
         Ok(Self { own: Some(Arc::new(own)), ..store })
     }
@@ -91,11 +94,26 @@ impl Store {
         Ok(Self { database: Arc::new(database), url, table, schema: None, own: None })
     }
 
-    async fn restart(&self) -> Outcome {
+    async fn restart(&self, end: ServerEnd) -> Outcome {
         let Some(own) = self.own.clone() else {
             return Err(Stop::failed("only a server of the case's own may be restarted"));
         };
-        tokio::task::spawn_blocking(move || own.server.restart()).await?.map_err(failed)
+        let restart = move || match end {
+            ServerEnd::Crash => own.server.stop_hard().and_then(|()| own.server.start_again()),
+            _ => own.server.restart(),
+        };
+        tokio::task::spawn_blocking(restart).await?.map_err(failed)
+    }
+
+    fn step_clock(&self, step: ClockStep) -> Outcome {
+        let Some(own) = &self.own else {
+            return Err(Stop::failed("only the clock of the case's own server may be set"));
+        };
+        let step = match step {
+            ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
+            ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
+        };
+        own.server.step_clock(step).map_err(failed)
     }
 
     /// Reads the sessions of all connections that the pooler may have, by transactions that are
@@ -157,6 +175,16 @@ impl Store {
         admin.batch_execute("begin").await?;
         let sql = "update database_locks_lock set waiting_weight = waiting_weight where name = $1";
         admin.execute(sql, &[&name.as_str()]).await?;
+        Ok(Box::new(Locked(admin)))
+    }
+
+    async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+        let admin = self.admin().await?;
+        admin.batch_execute("begin").await?;
+        let sql = "select from database_locks_lock_share where name = $1 and token = $2 for update";
+        let token = i64::try_from(lease.token.get())?;
+        let rows = admin.query(sql, &[&lease.name.as_str(), &token]).await?;
+        assert_eq!(rows.len(), 1, "{lease:?} has no row");
         Ok(Box::new(Locked(admin)))
     }
 
@@ -247,6 +275,10 @@ macro_rules! harness {
                 self.0.lock_row(name).await
             }
 
+            async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+                self.0.lock_share(lease).await
+            }
+
             async fn delete_row(&self, name: &LockName) -> Outcome {
                 self.0.delete_row(name).await
             }
@@ -272,13 +304,23 @@ macro_rules! harness {
             }
 
             async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
-                let store = Store::restartable($pooled)?;
+                let store = Store::on_own($pooled, Postgres::builder().durable())?;
                 store.migrate().await?;
                 Ok(Arc::new(Self(store)))
             }
 
-            async fn restart(&self) -> Outcome {
-                self.0.restart().await
+            async fn steppable(&self) -> Outcome<Arc<dyn Harness>> {
+                let store = Store::on_own($pooled, Postgres::builder().steppable())?;
+                store.migrate().await?;
+                Ok(Arc::new(Self(store)))
+            }
+
+            async fn step_clock(&self, step: ClockStep) -> Outcome {
+                self.0.step_clock(step)
+            }
+
+            async fn restart(&self, end: ServerEnd) -> Outcome {
+                self.0.restart(end).await
             }
 
             async fn session_settings(&self) -> Outcome<BTreeMap<String, String>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use database_locks_core::async_trait;
-use database_locks_core::{LockBackend, LockName};
+use database_locks_core::{LeaseId, LockBackend, LockName};
 
 /// A store of a case's own, and what the case can do to it.
 ///
@@ -61,6 +61,15 @@ pub trait Harness: Send + Sync + 'static {
     async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {
         let _ = name;
         Err(Stop::lacks("lock_row"))
+    }
+
+    /// Locks the row of this share, and not that of its name, in a transaction of somebody else's, and leaves
+    /// it open. A store that keeps a name in one row has none.
+    ///
+    /// Enables `shared_and_permits::locked_row_of_a_share_stalls_no_other_name`.
+    async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+        let _ = lease;
+        Err(Stop::lacks("lock_share"))
     }
 
     /// Deletes all rows of this name, behind the back of every client.
@@ -125,18 +134,56 @@ pub trait Harness: Send + Sync + 'static {
     /// Makes another store of this kind on a server that nobody else uses, so that it can be
     /// [restarted](Self::restart).
     ///
-    /// Enables `fencing::tokens_grow_over_a_restart` and
-    /// `connections::leases_survive_a_server_restart`.
+    /// Enables `fencing::tokens_grow_over_a_restart`,
+    /// `connections::leases_survive_a_server_restart` and
+    /// `connections::grants_survive_a_crash_of_the_server`.
     async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
         Err(Stop::lacks("restartable"))
     }
 
-    /// Stops this store's server and starts it again, which ends every connection.
+    /// Ends this store's server in this way and starts it again, which ends every connection.
     ///
     /// Asked for wherever [`restartable`](Self::restartable) is.
-    async fn restart(&self) -> Outcome {
+    async fn restart(&self, end: ServerEnd) -> Outcome {
+        let _ = end;
         Err(Stop::lacks("restart"))
     }
+
+    /// Makes another store of this kind that nobody else uses, whose clock can be
+    /// [set](Self::step_clock).
+    ///
+    /// Enables `time::clock_set_back_raises_no_lease_whose_place_was_given_away` and
+    /// `time::clock_set_forward_ends_leases_and_tokens_go_on_growing`.
+    async fn steppable(&self) -> Outcome<Arc<dyn Harness>> {
+        Err(Stop::lacks("steppable"))
+    }
+
+    /// Sets this store's clock, the one by which leases live and die.
+    ///
+    /// Asked for wherever [`steppable`](Self::steppable) is.
+    async fn step_clock(&self, step: ClockStep) -> Outcome {
+        let _ = step;
+        Err(Stop::lacks("step_clock"))
+    }
+}
+
+/// How a clock is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockStep {
+    /// It is later at once.
+    Forward(Duration),
+    /// It is earlier at once.
+    Back(Duration),
+}
+
+/// How a server ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerEnd {
+    /// It is told to stop.
+    Orderly,
+    /// It is killed, and writes nothing more.
+    Crash,
 }
 
 /// A client of a store.

@@ -72,7 +72,10 @@ mod suite;
 
 pub use database_locks_core::async_trait;
 pub use faulty::{Fault, FaultyBackend, Verb};
-pub use harness::{Client, ClientOption, Harness, Isolation, Outcome, RowLock, Stop, TableNames};
+pub use harness::{
+    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, Stop,
+    TableNames,
+};
 pub use suite::{Case, Report, cases, test};
 
 /// Writes one `#[test]` for each case of the suite, in modules named like its groups, against a

@@ -44,6 +44,7 @@ macro_rules! __for_all_cases {
                 weights_above_one_count,
                 shares_of_one_name_in_a_batch_are_decided_one_after_the_other,
                 many_shares_of_one_name_are_held_at_once,
+                locked_row_of_a_share_stalls_no_other_name,
                 holders_stay_within_the_capacity_under_contention,
                 another_capacity_is_refused_while_held,
                 capacity_changes_when_nothing_is_held,
@@ -142,6 +143,8 @@ macro_rules! __for_all_cases {
                 client_clock_an_hour_off_changes_nothing,
                 row_locked_past_the_ttl_then_rolled_back,
                 row_locked_past_the_ttl_then_committed,
+                clock_set_back_raises_no_lease_whose_place_was_given_away,
+                clock_set_forward_ends_leases_and_tokens_go_on_growing,
             }
             store {
                 migrate_is_idempotent,
@@ -164,6 +167,7 @@ macro_rules! __for_all_cases {
                 killed_connection_is_replaced,
                 session_settings_do_not_leak_to_the_next_user,
                 leases_survive_a_server_restart,
+                grants_survive_a_crash_of_the_server,
             }
             inspection {
                 list_finds_by_prefix,

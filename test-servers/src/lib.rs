@@ -37,6 +37,7 @@
 //! server.resume()?;
 //! server.stop_hard()?; // kill -9
 //! server.start_again()?; // same port, same data
+//! // With `builder().steppable()`: server.step_clock(ClockStep::Back(Duration::from_secs(3600)))?;
 //!
 //! let proxy = Proxy::start(server.port())?;
 //! let url = server.at_port(proxy.port()).url().to_owned();
@@ -86,6 +87,7 @@
 
 mod access;
 mod cache;
+mod clock;
 mod etcd;
 mod folder;
 mod galera;
@@ -107,6 +109,7 @@ mod tls;
 pub use access::{Access, Database};
 pub use anyhow::Result;
 pub use cache::cache;
+pub use clock::ClockStep;
 pub use etcd::Etcd;
 pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
 pub use install::{

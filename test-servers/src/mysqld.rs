@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use crate::access::{Access, Family};
+use crate::clock;
 use crate::folder::{Folder, random_hex};
 use crate::install::Account;
 use crate::process::{Durability, Launch, Process, Server, flag, run_tool};
@@ -93,6 +94,7 @@ impl<P: Product> Mysqld<P> {
     pub fn builder() -> MysqldBuilder<P> {
         MysqldBuilder {
             durability: Durability::default(),
+            is_steppable: false,
             settings: Vec::new(),
             #[cfg(feature = "tls")]
             tls: Tls::Off,
@@ -146,6 +148,7 @@ impl<P: Product> fmt::Debug for Mysqld<P> {
 #[must_use = "nothing is started before `start`"]
 pub struct MysqldBuilder<P> {
     durability: Durability,
+    is_steppable: bool,
     settings: Vec<(String, String)>,
     #[cfg(feature = "tls")]
     tls: Tls,
@@ -158,6 +161,12 @@ impl<P: Product> MysqldBuilder<P> {
     /// matter: a server has none unless the setting `log_bin` asks for it.
     pub fn durable(mut self) -> MysqldBuilder<P> {
         self.durability = Durability::Durable;
+        self
+    }
+
+    /// Gives it a wall clock that [`step_clock`](Server::step_clock) sets.
+    pub fn steppable(mut self) -> MysqldBuilder<P> {
+        self.is_steppable = true;
         self
     }
 
@@ -182,6 +191,9 @@ impl<P: Product> MysqldBuilder<P> {
     #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS adds settings"))]
     pub fn start(mut self) -> Result<Mysqld<P>> {
         let folder = Folder::create(P::NAME, Account::ordinary(&["mysql"])?)?;
+        if self.is_steppable {
+            clock::install(&folder)?;
+        }
         let password = random_hex(16)?;
         prepare_data::<P>(&folder, &password)?;
         #[cfg(feature = "tls")]

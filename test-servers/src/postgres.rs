@@ -7,6 +7,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use crate::access::{Access, Family};
+use crate::clock;
 use crate::folder::{Folder, random_hex};
 use crate::install::{Account, POSTGRES};
 use crate::process::{Durability, Launch, Process, Server, flag, run_tool};
@@ -103,6 +104,7 @@ impl Server for Postgres {
 #[must_use = "nothing is started before `start`"]
 pub struct PostgresBuilder {
     durability: Durability,
+    is_steppable: bool,
     settings: Vec<(String, String)>,
     #[cfg(feature = "tls")]
     tls: Tls,
@@ -113,6 +115,12 @@ impl PostgresBuilder {
     /// about it. Otherwise what is committed survives the server's end, and not a power cut.
     pub fn durable(mut self) -> PostgresBuilder {
         self.durability = Durability::Durable;
+        self
+    }
+
+    /// Gives it a wall clock that [`step_clock`](Server::step_clock) sets.
+    pub fn steppable(mut self) -> PostgresBuilder {
+        self.is_steppable = true;
         self
     }
 
@@ -137,6 +145,9 @@ impl PostgresBuilder {
     pub fn start(mut self) -> Result<Postgres> {
         let binaries = POSTGRES.find()?;
         let folder = Folder::create("postgres", Account::ordinary(&["postgres"])?)?;
+        if self.is_steppable {
+            clock::install(&folder)?;
+        }
         let password = random_hex(16)?;
         let password_file = folder.write("password", &password)?;
         run_tool(

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
+use crate::clock::{self, ClockStep};
 use crate::folder::{Folder, PID_FILE, random_hex};
 
 /// Generous, because a crashed server recovers its data first, and because the machine may be busy.
@@ -94,6 +95,16 @@ pub trait Server {
     /// When it is not running, or this is not Linux.
     fn cpu_time(&self) -> Result<Duration> {
         self.process().cpu_time()
+    }
+
+    /// Sets the server's wall clock, if it was built with one that can be set. What counts time since the machine was
+    /// started is not touched.
+    ///
+    /// # Errors
+    ///
+    /// When it was not.
+    fn step_clock(&self, step: ClockStep) -> Result<()> {
+        clock::step(self.folder(), step)
     }
 
     /// The folder that has everything of the server's: data, log, sockets. It goes with the server.
@@ -363,6 +374,7 @@ fn spawn(folder: &Folder, program: &Path, arguments: &[OsString]) -> Result<Chil
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("LC_ALL", "C")
         .env("HOME", folder.path())
+        .envs(clock::environment(folder.path()))
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -4,10 +4,12 @@
 
 use std::ops::Deref;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{killed_owner_leaves_nothing_behind, listens};
-use database_locks_test_servers::{Access, MariaDb, MySql, Mysqld, Product, Server as _};
+use database_locks_test_servers::{
+    Access, ClockStep, MariaDb, MySql, Mysqld, Product, Server as _,
+};
 
 mod common;
 
@@ -44,6 +46,11 @@ macro_rules! tests_of {
         #[test]
         fn stopped_and_killed_servers_come_back_with_their_data() {
             stop_and_kill(&$server::start().unwrap());
+        }
+
+        #[test]
+        fn clock_is_set_both_ways_and_waits_take_as_long_as_ever() {
+            set_clock(&$server::builder().steppable().start().unwrap());
         }
 
         #[test]
@@ -151,6 +158,24 @@ fn stop_and_kill(server: &(impl Deref<Target = Access> + database_locks_test_ser
     server.start_again().unwrap();
     assert_eq!(server.sql("SELECT n FROM t ORDER BY n").unwrap(), "7\n8");
     assert_eq!(server.port(), port);
+}
+
+fn set_clock(server: &(impl Deref<Target = Access> + database_locks_test_servers::Server)) {
+    let hour = Duration::from_secs(3600);
+    let hours_ahead = || {
+        let now = server.sql("SELECT UNIX_TIMESTAMP(SYSDATE(6))").unwrap().parse::<f64>().unwrap();
+        let here = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        ((now - here) / 3600.0).round()
+    };
+    assert_eq!(hours_ahead(), 0.0);
+    for (step, ahead) in [(ClockStep::Forward(hour), 1.0), (ClockStep::Back(hour * 3), -2.0)] {
+        server.step_clock(step).unwrap();
+        assert_eq!(hours_ahead(), ahead);
+        let started = Instant::now();
+        assert_eq!(server.sql("SELECT SLEEP(0.5)").unwrap(), "0");
+        // Much less than an hour, on the busiest machine.
+        assert!((Duration::from_millis(400)..hour / 60).contains(&started.elapsed()));
+    }
 }
 
 fn pause_and_drop<P: Product>(server: Mysqld<P>, other: &Mysqld<P>) {

@@ -3,10 +3,10 @@
 use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::killed_owner_leaves_nothing_behind;
-use database_locks_test_servers::{PgBouncer, PoolMode, Postgres, Server as _};
+use database_locks_test_servers::{ClockStep, PgBouncer, PoolMode, Postgres, Server as _};
 
 mod common;
 
@@ -47,6 +47,25 @@ fn settings_reach_the_server() {
     assert_eq!(server.sql("SHOW default_transaction_isolation").unwrap(), "repeatable read");
     assert_eq!(server.sql("SHOW listen_addresses").unwrap(), "127.0.0.1");
     assert!(server.data_dir().join("PG_VERSION").exists());
+}
+
+#[test]
+fn clock_is_set_both_ways() {
+    let server = Postgres::builder().steppable().start().unwrap();
+    let hour = Duration::from_secs(3600);
+    let hours_ahead = || {
+        let sql = "SELECT extract(epoch FROM clock_timestamp())";
+        let now = server.sql(sql).unwrap().trim().parse::<f64>().unwrap();
+        let here = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        ((now - here) / 3600.0).round()
+    };
+    assert_eq!(hours_ahead(), 0.0);
+    for (step, ahead) in [(ClockStep::Forward(hour), 1.0), (ClockStep::Back(hour * 3), -2.0)] {
+        server.step_clock(step).unwrap();
+        assert_eq!(hours_ahead(), ahead);
+    }
+    let refused = Postgres::start().unwrap().step_clock(ClockStep::Back(hour)).unwrap_err();
+    assert!(refused.to_string().contains("steppable"), "{refused}");
 }
 
 #[test]

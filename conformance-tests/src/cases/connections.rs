@@ -1,12 +1,12 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
-use database_locks_core::{ErrorKind, Locks};
+use database_locks_core::{ErrorKind, Locks, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, claim, free, keep, refuse, release, renew, soon, take,
+    Context, LONG, PATIENCE, claim, free, keep, lease_of, refuse, release, renew, soon, take,
 };
-use crate::harness::{Client, ClientOption, Outcome, Stop};
+use crate::harness::{Client, ClientOption, Outcome, ServerEnd, Stop};
 
 pub(crate) async fn sixty_four_waiters_share_a_pool_of_one(context: Context) -> Outcome {
     let client = context.harness().client_with(&ClientOption::PoolOfOne).await?;
@@ -68,12 +68,38 @@ pub(crate) async fn leases_survive_a_server_restart(context: Context) -> Outcome
     let client = harness.client().await?;
     let name = context.name("one");
     let lease = take(&client, &claim(&name)).await?;
-    harness.restart().await?;
+    harness.restart(ServerEnd::Orderly).await?;
     until_reached(&client, &lease).await?;
     refuse(&client, &claim(&name)).await?;
     refuse(&harness.client().await?, &claim(&name)).await?;
     keep(&client, &lease).await?;
     free(&client, &lease).await?;
+    harness.close().await;
+    Ok(())
+}
+
+pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Outcome {
+    let harness = context.harness().restartable().await?;
+    let client = harness.client().await?;
+    let names = ["one", "two", "three"].map(|name| context.name(name));
+    let mut leases = vec![take(&client, &claim(&names[0])).await?];
+    let both: Vec<_> = names[1..].iter().map(claim).collect();
+    for (claim, verdict) in both.iter().zip(client.acquire(&both).await?) {
+        leases.push(match verdict {
+            granted @ Verdict::Granted(_) => lease_of(claim, &granted),
+            _ => take(&client, claim).await?,
+        });
+    }
+    // Nothing lies between the last answer and the end.
+    harness.restart(ServerEnd::Crash).await?;
+    until_reached(&client, &leases[0]).await?;
+    for lease in &leases {
+        refuse(&client, &claim(&lease.name)).await?;
+        keep(&client, lease).await?;
+        free(&client, lease).await?;
+        let next = take(&client, &claim(&lease.name)).await?;
+        assert!(next.token > lease.token, "tokens must grow over a crash");
+    }
     harness.close().await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::context::{
     take, ttl,
 };
 use crate::faulty::{Fault, FaultyBackend, Verb};
-use crate::harness::{Client, Outcome};
+use crate::harness::{Client, Outcome, ServerEnd};
 
 pub(crate) async fn tokens_grow_over_release(context: Context) -> Outcome {
     let clients = context.clients(2).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn tokens_grow_over_a_restart(context: Context) -> Outcome {
     let name = context.name("one");
     let old = take(&client, &claim(&name)).await?;
     free(&client, &old).await?;
-    harness.restart().await?;
+    harness.restart(ServerEnd::Orderly).await?;
     let client = harness.client().await?;
     let new = take(&client, &claim(&name)).await?;
     harness.close().await;

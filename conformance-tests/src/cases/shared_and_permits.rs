@@ -8,10 +8,10 @@ use database_locks_core::{Attempt, Claim, LeaseId, Released, Renewal, Renewed, V
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, ask, brief, brief_ttl, claim, free, keep, lease_of, list, obtain, permits, read,
-    refuse, release, soon, take, ttl,
+    Context, LONG, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, obtain,
+    permits, read, refuse, release, soon, take, ttl,
 };
-use crate::harness::Outcome;
+use crate::harness::{Outcome, Stop};
 
 pub(crate) async fn many_readers_exclude_a_writer(context: Context) -> Outcome {
     let here = context.client_with_shares().await?;
@@ -331,5 +331,35 @@ pub(crate) async fn writer_waits_for_readers_and_readers_for_the_writer(
     writer.release().await?;
     soon("the reader is let in", reading).await?.release().await?;
     obtain(&here, &name).await?.release().await?;
+    Ok(())
+}
+
+pub(crate) async fn locked_row_of_a_share_stalls_no_other_name(context: Context) -> Outcome {
+    let client = context.client_with_shares().await?;
+    let name = context.name("shared");
+    let (locked, beside) = (take(&client, &read(&name)).await?, take(&client, &read(&name)).await?);
+    let other = take(&client, &claim(&context.name("other"))).await?;
+    let row = context.harness().lock_share(&locked).await?;
+
+    let calls = async {
+        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewed = client.renew(&[&locked, &other].map(renewal)).await?;
+        let verdict = ask(&client, &read(&name)).await?;
+        let released = client.release(&[locked.clone(), other.clone()]).await?;
+        Ok::<_, Stop>((renewed, verdict, released))
+    };
+    let answers = tokio::time::timeout(PATIENCE, calls).await;
+    row.roll_back().await?;
+    let Ok(answers) = answers else { panic!("a locked row of a share must not stall the batch") };
+    let (renewed, verdict, released) = answers?;
+    assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive], "only the locked share is skipped");
+    assert!(
+        matches!(verdict, Verdict::Granted(_) | Verdict::Skipped),
+        "another reader must be let in or skipped, but is {verdict:?}"
+    );
+    assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked share is skipped");
+    keep(&client, &locked).await?;
+    free(&client, &locked).await?;
+    free(&client, &beside).await?;
     Ok(())
 }

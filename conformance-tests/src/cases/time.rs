@@ -7,10 +7,10 @@ use database_locks_core::{Attempt, Claim, LossReason, Released, Renewed, Verdict
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::context::{
-    Context, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, refuse,
-    release, renew_for, take, ttl,
+    Context, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, permits,
+    refuse, release, renew, renew_for, take, ttl,
 };
-use crate::harness::{Client, ClientOption, Outcome};
+use crate::harness::{Client, ClientOption, ClockStep, Outcome};
 
 pub(crate) async fn session_time_zone_changes_nothing(context: Context) -> Outcome {
     let plain = context.client().await?;
@@ -165,6 +165,75 @@ fn day_of_year(mut days_since_1970: u64) -> u64 {
         days_since_1970 -= length;
     }
     days_since_1970
+}
+
+/// Longer than any lease of the suite lives.
+const HOUR: Duration = Duration::from_hours(1);
+
+pub(crate) async fn clock_set_back_raises_no_lease_whose_place_was_given_away(
+    context: Context,
+) -> Outcome {
+    let harness = context.harness().steppable().await?;
+    let client = harness.client().await?;
+    let (alone, shared) = (context.name("alone"), context.name("shared"));
+    let shares = client.capabilities().shares;
+    let permit = |brief_one: bool| {
+        let ttl = if brief_one { brief(&client, &shared).ttl } else { claim(&shared).ttl };
+        Claim { ttl, ..permits(&shared, 1, 2) }
+    };
+    let dead = take(&client, &brief(&client, &alone)).await?;
+    let dead_permit = if shares { Some(take(&client, &permit(true)).await?) } else { None };
+    let living_permit = if shares { Some(take(&client, &permit(false)).await?) } else { None };
+    harness.pass(brief_ttl(&client) + Duration::from_millis(50)).await?;
+    let next = take(&client, &claim(&alone)).await?;
+    let next_permit = if shares { Some(take(&client, &permit(false)).await?) } else { None };
+
+    for back in [Duration::from_millis(300), Duration::from_secs(2), HOUR] {
+        harness.step_clock(ClockStep::Back(back)).await?;
+        let lost = renew(&client, &dead).await?;
+        assert!(matches!(lost, Renewed::Lost(_)), "a dead lease is {lost:?} after a step back");
+        refuse(&client, &claim(&alone)).await?;
+        keep(&client, &next).await?;
+        if let (Some(dead), Some(living), Some(next)) = (&dead_permit, &living_permit, &next_permit)
+        {
+            let lost = renew(&client, dead).await?;
+            assert!(
+                matches!(lost, Renewed::Lost(_)),
+                "a dead permit is {lost:?} after a step back"
+            );
+            refuse(&client, &permit(false)).await?;
+            keep(&client, living).await?;
+            keep(&client, next).await?;
+            assert_eq!(list(&client, shared.as_str()).await?.len(), 2, "two permits are held");
+        }
+    }
+    free(&client, &next).await?;
+    let after = take(&client, &claim(&alone)).await?;
+    assert!(after.token > next.token, "tokens must grow though the clock was set back");
+    harness.close().await;
+    Ok(())
+}
+
+pub(crate) async fn clock_set_forward_ends_leases_and_tokens_go_on_growing(
+    context: Context,
+) -> Outcome {
+    let harness = context.harness().steppable().await?;
+    let client = harness.client().await?;
+    let name = context.name("one");
+    let first = take(&client, &claim(&name)).await?;
+    harness.step_clock(ClockStep::Forward(HOUR)).await?;
+    miss(&client, &first, &[LossReason::Expired]).await?;
+    let second = take(&client, &claim(&name)).await?;
+    assert!(second.token > first.token, "tokens must grow");
+    harness.step_clock(ClockStep::Back(HOUR)).await?;
+    keep(&client, &second).await?;
+    let lost = renew(&client, &first).await?;
+    assert!(matches!(lost, Renewed::Lost(_)), "a superseded lease is {lost:?}");
+    free(&client, &second).await?;
+    let third = take(&client, &claim(&name)).await?;
+    assert!(third.token > second.token, "tokens must grow though the clock was set back");
+    harness.close().await;
+    Ok(())
 }
 
 #[cfg(test)]
