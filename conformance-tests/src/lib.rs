@@ -63,6 +63,10 @@
 //! [`FaultyBackend`] stands in front of any backend and refuses calls, loses answers, hangs or
 //! delays as a test says. The suite uses it, so that a harness need not bring such faults, and so
 //! can your own tests.
+//!
+//! # The cases
+//!
+#![doc = include_str!("../cases.md")]
 
 mod cases;
 mod context;
