@@ -12,5 +12,6 @@ pub(crate) mod owner;
 pub(crate) mod release;
 pub(crate) mod shared_and_permits;
 pub(crate) mod store;
+pub(crate) mod stress;
 pub(crate) mod time;
 pub(crate) mod waiting;

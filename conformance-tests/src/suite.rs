@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::cases::stress;
 use crate::context::Context;
 use crate::harness::{Harness, Outcome, Stop};
 
@@ -161,6 +162,9 @@ macro_rules! __for_all_cases {
             model {
                 random_batches_agree_with_the_ledger,
             }
+            stress {
+                clients_that_overhold_and_repeat_never_overlap,
+            }
             connections {
                 sixty_four_waiters_share_a_pool_of_one,
                 hundred_cycles_leak_no_connection,
@@ -296,12 +300,14 @@ impl Case {
     pub async fn run_on(&self, harness: Arc<dyn Harness>) -> Report {
         let context = Context::new(Arc::clone(&harness));
         let case = AssertUnwindSafe((self.run)(context)).catch_unwind();
-        let report = match tokio::time::timeout(LIMIT, case).await {
+        // One of them goes on for as long as it is told to.
+        let limit = LIMIT + stress::duration();
+        let report = match tokio::time::timeout(limit, case).await {
             Ok(Ok(Ok(()))) => Report::Passed,
             Ok(Ok(Err(Stop::Skipped(why)))) => Report::Skipped(why),
             Ok(Ok(Err(Stop::Failed(error)))) => Report::Failed(error.to_string()),
             Ok(Err(panic)) => Report::Failed(text_of(panic.as_ref())),
-            Err(_) => Report::Failed(format!("it was still running after {LIMIT:?}")),
+            Err(_) => Report::Failed(format!("it was still running after {limit:?}")),
         };
         harness.close().await;
         report

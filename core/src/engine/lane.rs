@@ -1,7 +1,7 @@
 //! Group commit: while batches are in flight requests queue, and the next batch takes them all, in
-//! name order, those of one name in the order in which they came. As long as all that queue could be in
-//! flight at once, or are too few for a batch to pay, each name goes by itself: none waits then for what the
-//! others take.
+//! name order, those of one name in the order in which they came. What is urgent goes by itself as long as
+//! all names that queue could be in flight at once, or are too few for a batch to pay: it does not wait then
+//! for what the others take.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -26,6 +26,7 @@ pub(crate) struct Lane<I> {
 struct Queued<I> {
     item: I,
     company: Company,
+    is_urgent: bool,
 }
 
 /// Whether a request may share a batch.
@@ -52,14 +53,24 @@ impl<I> Lane<I> {
         }
     }
 
-    /// Fewer names than this never share a batch.
+    /// Urgent requests share no batch of fewer names than this.
     pub(crate) fn with_batch_from(mut self, names: usize) -> Self {
         self.batch_from = names;
         self
     }
 
+    /// Takes a request that can wait for others to share a batch with.
     pub(crate) fn push(&mut self, name: LockName, item: I, company: Company) {
-        self.queued.entry(name).or_default().push_back(Queued { item, company });
+        self.queue(name, Queued { item, company, is_urgent: false });
+    }
+
+    /// Takes a request that goes by itself where there is room.
+    pub(crate) fn push_urgent(&mut self, name: LockName, item: I, company: Company) {
+        self.queue(name, Queued { item, company, is_urgent: true });
+    }
+
+    fn queue(&mut self, name: LockName, queued: Queued<I>) {
+        self.queued.entry(name).or_default().push_back(queued);
     }
 
     /// The next batch, in name order, or `None` where nothing can leave now. The batch is in
@@ -71,7 +82,7 @@ impl<I> Lane<I> {
         let mut names = Vec::new();
         let mut room = self.max_batch;
         let free = self.max_in_flight - self.in_flight;
-        let goes_by_itself = self.queued.len() <= free || self.queued.len() < self.batch_from;
+        let are_few = self.queued.len() <= free || self.queued.len() < self.batch_from;
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let upto = match &after {
             Bound::Excluded(last) => Bound::Included(last.clone()),
@@ -85,8 +96,9 @@ impl<I> Lane<I> {
             if self.busy.contains_key(name) {
                 continue;
             }
-            let first = queue.front().map(|queued| queued.company);
-            if first == Some(Company::Alone) && !names.is_empty() {
+            let Some(first) = queue.front() else { continue };
+            let goes_by_itself = first.company == Company::Alone || first.is_urgent && are_few;
+            if goes_by_itself && !names.is_empty() {
                 // The next batch begins with it.
                 break;
             }
@@ -94,7 +106,7 @@ impl<I> Lane<I> {
             let items = together.count().clamp(1, room);
             names.push((name.clone(), items));
             room -= items;
-            if first == Some(Company::Alone) || goes_by_itself || room == 0 {
+            if goes_by_itself || room == 0 {
                 break;
             }
         }
@@ -156,6 +168,14 @@ mod tests {
         lane
     }
 
+    fn urgent(max_in_flight: usize, items: &[&str]) -> Lane<usize> {
+        let mut lane = Lane::new(max_in_flight, 10);
+        for (i, item) in items.iter().enumerate() {
+            lane.push_urgent(name(item), i, Company::Any);
+        }
+        lane
+    }
+
     fn names(batch: &[(LockName, usize)]) -> Vec<&str> {
         batch.iter().map(|(name, _)| name.as_str()).collect()
     }
@@ -201,26 +221,37 @@ mod tests {
     }
 
     #[test]
-    fn names_go_side_by_side_as_long_as_all_of_them_can() {
-        let mut lane = lane(3, 10, &["a", "b", "b", "c"]);
+    fn urgent_names_go_side_by_side_as_long_as_all_of_them_can() {
+        let mut lane = urgent(3, &["a", "b", "b", "c"]);
         let batches: Vec<_> = std::iter::from_fn(|| lane.depart()).collect();
         let batches: Vec<_> = batches.iter().map(|batch| names(batch).join("")).collect();
         assert_eq!(batches, ["a", "bb", "c"]);
+        let mut lane = urgent(2, &["a", "b", "c"]);
+        assert_eq!(lane.depart().unwrap().len(), 3);
     }
 
     #[test]
-    fn too_few_names_for_a_batch_go_one_by_one() {
-        let mut lane = lane(1, 10, &["a", "b", "c", "d"]).with_batch_from(3);
+    fn too_few_urgent_names_for_a_batch_go_one_by_one() {
+        let mut lane = urgent(1, &["a", "b", "c", "d"]).with_batch_from(3);
         let mut batches = Vec::new();
         while let Some(batch) = lane.depart() {
             batches.push(names(&batch).join(""));
             lane.landed(batch.iter().map(|(name, _)| name));
             if batches.len() == 1 {
-                lane.push(name("e"), 0, Company::Any);
-                lane.push(name("f"), 0, Company::Any);
+                lane.push_urgent(name("e"), 0, Company::Any);
+                lane.push_urgent(name("f"), 0, Company::Any);
             }
         }
         assert_eq!(batches, ["abcd", "e", "f"]);
+    }
+
+    #[test]
+    fn what_can_wait_shares_a_batch_however_few_there_are() {
+        let mut lane = lane(4, 10, &["b", "c", "d"]).with_batch_from(9);
+        lane.push_urgent(name("a"), 3, Company::Any);
+        let batches: Vec<_> = std::iter::from_fn(|| lane.depart()).collect();
+        let batches: Vec<_> = batches.iter().map(|batch| names(batch).join("")).collect();
+        assert_eq!(batches, ["a", "bcd"]);
     }
 
     #[test]

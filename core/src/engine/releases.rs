@@ -56,7 +56,7 @@ impl Releases {
         let (name, attempt) = (lease.name.clone(), lease.attempt);
         let pending = Pending { lease, until, failures: 0, suspect: false, reply };
         self.pending.insert(attempt, pending);
-        self.lane.push(name, attempt, Company::Any);
+        self.lane.push_urgent(name, attempt, Company::Any);
     }
 
     pub(crate) fn next(&self) -> Option<Duration> {

@@ -292,7 +292,12 @@ impl WaitingRoom {
                     Company::Any if claim.owner.is_explicit() => Company::OtherNames,
                     _ => company,
                 };
-                self.lane.push(claim.name.clone(), id, company);
+                // A first answer is waited for, and so is that to whoever was woken up. Polls can wait for
+                // each other.
+                match pending.asks {
+                    0 => self.lane.push_urgent(claim.name.clone(), id, company),
+                    _ => self.lane.push(claim.name.clone(), id, company),
+                }
             }
             Stage::Queued => {}
             Stage::InFlight { .. } => pending.again = true,
