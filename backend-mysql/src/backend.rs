@@ -247,28 +247,7 @@ impl MysqlBackend {
             .iter()
             .filter_map(|(name, state)| state.change(name, snapshot.now))
             .collect();
-        let (done, is_held_up) = match self.carry_out(urgent, &changes).await? {
-            Carried::Out(done) => (done, false),
-            Carried::Nothing => (vec![false; changes.len()], false),
-            // What holds up one of them must not hold up the others. Where it is more than one, those
-            // before the second come through, which are others each time.
-            Carried::HeldUp if changes.len() > 1 => {
-                let mut done = vec![false; changes.len()];
-                let mut held_up = 0;
-                for i in shuffled(0..changes.len()) {
-                    match self.carry_out(urgent, &changes[i..=i]).await? {
-                        Carried::Out(carried) => done[i] = carried == [true],
-                        Carried::Nothing => {}
-                        Carried::HeldUp => held_up += 1,
-                    }
-                    if held_up > 1 {
-                        break;
-                    }
-                }
-                (done, true)
-            }
-            Carried::HeldUp => (vec![false; changes.len()], true),
-        };
+        let (done, is_held_up) = self.carry_out_most(urgent, &changes).await?;
         let undone = changes
             .iter()
             .zip(done)
@@ -277,6 +256,33 @@ impl MysqlBackend {
             .map(|(change, _)| change.name)
             .collect();
         Ok(Written { undone, is_held_up })
+    }
+
+    /// Carries out changes. What holds up one of them does not hold up the others: where it is more than one,
+    /// those before the second come through, which are others each time. Answers also whether one was.
+    async fn carry_out_most(
+        &self,
+        urgent: bool,
+        changes: &[Change<'_>],
+    ) -> Result<(Vec<bool>, bool)> {
+        let mut done = vec![false; changes.len()];
+        match self.carry_out(urgent, changes).await? {
+            Carried::Out(done) => return Ok((done, false)),
+            Carried::Nothing => return Ok((done, false)),
+            Carried::HeldUp => {}
+        }
+        let mut held_up = 0;
+        for i in shuffled(0..changes.len()).into_iter().filter(|_| changes.len() > 1) {
+            match self.carry_out(urgent, &changes[i..=i]).await? {
+                Carried::Out(carried) => done[i] = carried == [true],
+                Carried::Nothing => {}
+                Carried::HeldUp => held_up += 1,
+            }
+            if held_up > 1 {
+                break;
+            }
+        }
+        Ok((done, true))
     }
 
     async fn carry_out(&self, urgent: bool, changes: &[Change<'_>]) -> Result<Carried> {
@@ -299,10 +305,11 @@ impl MysqlBackend {
 
     /// Asks for all of a lock by one statement. `None` where that leaves it open.
     async fn take(&self, claim: &Claim) -> Result<Option<Verdict>> {
-        if claim.share != Share::ALL || self.is_careful() {
+        if claim.share != Share::ALL {
             return Ok(None);
         }
-        let answer = self.connections.shared().await?.execute(self.tables.claim(claim)).await;
+        let Some(connection) = self.unless_careful().await? else { return Ok(None) };
+        let answer = connection.execute(self.tables.claim(claim)).await;
         self.unless_in_the_way(answer, |answer| Verdict::Granted(Token::new(answer.last_insert_id)))
     }
 
@@ -320,12 +327,12 @@ impl MysqlBackend {
 
     /// Ends a lease that holds all of its lock by one statement. `None` where that leaves it open.
     async fn end(&self, lease: &LeaseId) -> Result<Option<Released>> {
-        if !lease.share.is_exclusive() || self.is_careful() {
+        if !lease.share.is_exclusive() {
             return Ok(None);
         }
+        let Some(connection) = self.unless_careful().await? else { return Ok(None) };
         // A second release would find that the first has ended the lease.
-        let connection = self.connections.shared().await?.once();
-        let answer = connection.execute(self.tables.release(lease)).await;
+        let answer = connection.once().execute(self.tables.release(lease)).await;
         self.unless_in_the_way(answer, |_| Released::Freed)
     }
 
@@ -349,9 +356,19 @@ impl MysqlBackend {
         }
     }
 
-    /// Whether no statement may wait for a row.
-    fn is_careful(&self) -> bool {
-        self.locked_until().is_some_and(|until| until > Instant::now())
+    /// A connection for a statement that may wait for a row, unless none may now.
+    async fn unless_careful(&self) -> Result<Option<InUse>> {
+        let is_careful = || self.locked_until().is_some_and(|until| until > Instant::now());
+        if is_careful() {
+            return Ok(None);
+        }
+        let connection = self.connections.shared().await?;
+        // Others may have waited in vain while this one waited for them.
+        if is_careful() {
+            connection.leave();
+            return Ok(None);
+        }
+        Ok(Some(connection))
     }
 
     fn locked_until(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -469,11 +486,9 @@ impl LockBackend for MysqlBackend {
                 .filter(|(_, state)| state.ledger.is_idle(idle, now, micros(now)))
                 .filter_map(|(name, state)| state.removal(name))
                 .collect();
-            match self.carry_out(false, &changes).await? {
-                Carried::Out(done) => Ok(done.into_iter().map(u64::from).sum()),
-                // Whoever uses one of the names just now goes first.
-                Carried::Nothing | Carried::HeldUp => Ok(0),
-            }
+            // Whoever uses one of the names just now goes first.
+            let (done, _) = self.carry_out_most(false, &changes).await?;
+            Ok(done.into_iter().map(u64::from).sum())
         };
         clean_up.await.map_err(|error: Error| error.with_operation("clean_up"))
     }

@@ -36,6 +36,9 @@ pub struct MysqlConfig {
     tcp_keepalive: Duration,
 }
 
+/// The two that are prepared, and room for those of other tables.
+const CACHED_STATEMENTS: usize = 8;
+
 #[derive(Clone)]
 struct DriverOptions(Arc<dyn Fn(OptsBuilder) -> OptsBuilder + Send + Sync>);
 
@@ -329,7 +332,8 @@ impl MysqlConfig {
             }
         };
         match &self.driver_options {
-            Some(DriverOptions(change)) => change(driver).into(),
+            // Without a cache the driver leaves each statement that it prepares on the server.
+            Some(DriverOptions(change)) => change(driver).stmt_cache_size(CACHED_STATEMENTS).into(),
             None => driver.into(),
         }
     }

@@ -16,9 +16,15 @@ pub(crate) fn is_conflict(error: &Driver) -> bool {
     matches!(code(error), Some(1213 | 1205 | 1020 | 3572 | 1062 | 3101 | 1467))
 }
 
-/// Whether the server has no room for one more prepared statement.
+/// Whether a statement cannot be prepared here, or not any more: the server has no room for one more, or knows no
+/// such protocol. As text it may do.
 pub(crate) fn cannot_prepare(error: &Driver) -> bool {
-    code(error) == Some(1461)
+    matches!(code(error), Some(1461 | 1295)) || has_lost_statement(error)
+}
+
+/// Whether the server has lost a statement that the connection still counts on.
+pub(crate) fn has_lost_statement(error: &Driver) -> bool {
+    matches!(code(error), Some(1243 | 1615))
 }
 
 /// What a node of a cluster should have reported of a transaction that it has rolled back.

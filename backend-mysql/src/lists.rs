@@ -75,7 +75,9 @@ impl fmt::Display for List {
 }
 
 const INTEGER: &str = "BIGINT";
-const TEXT: &str = "VARCHAR(255) CHARACTER SET utf8mb4";
+/// Without anything that JSON escapes, since some versions of MariaDB leave it escaped: labels of owners, of up to
+/// 255 bytes, go as hexadecimal digits.
+const TEXT: &str = "VARCHAR(510) CHARACTER SET utf8mb4";
 
 /// What a row of [`CHANGES`] or [`SHARES`] is for.
 pub(crate) const NEW: &str = "new";
@@ -125,7 +127,7 @@ pub(crate) fn change_row(change: &Change<'_>) -> (&'static str, Value) {
     if let Write::Row(row) = &change.write {
         values.extend([
             json!(row.token),
-            json!(row.locked_by),
+            json!(row.locked_by.map(digits)),
             json!(u8::from(row.explicit_owner)),
             json!(row.attempt.map(hexadecimal)),
             json!(row.capacity),
@@ -181,7 +183,7 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
         let mut values = start(kind, entry.attempt);
         values.extend([
             json!(entry.token.get()),
-            json!(entry.owner.label()),
+            json!(digits(entry.owner.label())),
             json!(u8::from(entry.owner.is_explicit())),
             json!(entry.share.weight()),
             json!(entry.share.capacity()),
@@ -200,6 +202,10 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
 /// An attempt as text.
 pub(crate) fn hexadecimal(attempt: Attempt) -> String {
     attempt.as_uuid().simple().to_string()
+}
+
+fn digits(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// µs since 1970, of a time that each client can read.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use database_locks_core::hosts::{Hosts, Origin, PasswordSource};
+use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use mysql_async::consts::StatusFlags;
@@ -31,9 +32,10 @@ impl Connections {
             opts: config.driver(&address, tls.clone()),
             without_tls: (config.tls().mode == SslMode::Preferred)
                 .then(|| config.driver(&address, None)),
-            password: config.password_source(),
+            was_refused: AtomicBool::new(false),
         });
-        let hosts = Hosts::new(hosts.collect(), 0, config.host_timeout());
+        let hosts = Hosts::new(hosts.collect(), 0, config.host_timeout())
+            .with_password(config.password_source());
         let connector = Connector(Arc::new(hosts));
         let pool = |size| {
             Pool::builder(connector.clone())
@@ -172,6 +174,11 @@ impl InUse {
         self.give_back(result, is_read).await
     }
 
+    /// Gives the connection back without a request.
+    pub(crate) fn leave(mut self) {
+        drop(self.object.take());
+    }
+
     /// Gives the connection back, rolled back after an error, unless that broke it.
     async fn give_back(
         mut self,
@@ -192,7 +199,10 @@ impl InUse {
                 }
                 false
             }
-            Err(_) => packet::send(&mut object.conn, Request::Packet("ROLLBACK")).await.is_ok(),
+            Err(failed) => {
+                !error::has_lost_statement(failed)
+                    && packet::send(&mut object.conn, Request::Packet("ROLLBACK")).await.is_ok()
+            }
         };
         if reusable {
             object.was_used = true;
@@ -262,7 +272,8 @@ struct Host {
     place: String,
     opts: Opts,
     without_tls: Option<Opts>,
-    password: Option<PasswordSource>,
+    /// Whether the last login was refused, so that the next one is not tried twice.
+    was_refused: AtomicBool,
 }
 
 impl Manager for Connector {
@@ -289,13 +300,9 @@ impl Manager for Connector {
 }
 
 impl Host {
-    async fn connect(&self) -> Result<(Conn, Server)> {
-        let password = match &self.password {
-            Some(source) => Some(source.get().await?),
-            None => None,
-        };
+    async fn connect(&self, password: Option<&str>) -> Result<(Conn, Server)> {
         let mut conn = self
-            .log_in(password.as_deref())
+            .log_in(password)
             .await
             .map_err(|failed| error::from_driver(failed, &self.place))?;
         let server = session::prepare(&mut conn, &self.place).await?;
@@ -303,24 +310,27 @@ impl Host {
     }
 
     async fn log_in(&self, password: Option<&str>) -> Result<Conn, mysql_async::Error> {
-        let connect = async |opts: &Opts| {
-            let opts = match password {
-                Some(password) => OptsBuilder::from_opts(opts.clone()).pass(Some(password)).into(),
-                None => opts.clone(),
-            };
-            match Conn::new(opts.clone()).await {
-                // The driver takes a zero at the end of the server's nonce for its terminator, so that one
-                // in 256 logins by ed25519 is refused for no reason.
-                Err(failed) if error::is_refused(&failed) => Conn::new(opts).await,
-                other => other,
+        let connect = async |opts: &Opts| match password {
+            Some(password) => {
+                Conn::new(OptsBuilder::from_opts(opts.clone()).pass(Some(password))).await
             }
+            None => Conn::new(opts.clone()).await,
         };
-        match (connect(&self.opts).await, &self.without_tls) {
+        let attempt = async || match (connect(&self.opts).await, &self.without_tls) {
             (Err(failed), Some(without_tls)) if error::lacks_tls(&failed) => {
                 connect(without_tls).await
             }
             (other, _) => other,
+        };
+        let is_refused = |tried: &Result<Conn, _>| tried.as_ref().is_err_and(error::is_refused);
+        let mut tried = attempt().await;
+        if is_refused(&tried) && !self.was_refused.load(Ordering::Relaxed) {
+            // The driver takes a zero at the end of the server's nonce for its terminator, so that one in 256
+            // logins by ed25519 is refused for no reason.
+            tried = attempt().await;
         }
+        self.was_refused.store(is_refused(&tried), Ordering::Relaxed);
+        tried
     }
 }
 

@@ -1,6 +1,6 @@
 //! All SQL that touches the tables.
 //!
-//! What one item needs and no lock is waited for is one prepared statement. Any other request is one packet
+//! A single claim to all of a lock, and the release of one, are a prepared statement. Any other request is one packet
 //! of text with several statements, so that it takes one round trip and the server never waits for the
 //! client with a row locked. Many items go with it as a list (`lists.rs`), for as many statements as one.
 //! All values are parameters, numbers and hexadecimal literals: nothing needs escaping, whatever the
@@ -229,8 +229,8 @@ impl Tables {
     /// What grants a claim to all of a lock that nobody holds, as far as its row alone tells, with the
     /// token as the last inserted id; and what it is executed with.
     ///
-    /// Unlike anything else here it waits for a row that somebody has locked, for as long as the session
-    /// lets it. What it decides is right as of when it began: what had expired then has expired.
+    /// It waits for a row that somebody has locked, for as long as the session lets it. What it decides is right
+    /// as of when it began: what had expired then has expired.
     pub(crate) fn claim(&self, claim: &Claim) -> (&str, Params) {
         let ttl = match claim.ttl {
             Ttl::Infinite => None,
@@ -268,14 +268,14 @@ impl Tables {
             Ttl::Infinite => never(),
             Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
         };
+        packet.begin();
         packet.add(format_args!(
             "SET {ROWS} = (SELECT id FROM {lock} WHERE name = {} AND {alive} FOR UPDATE SKIP LOCKED)",
             text(lease.name.as_str()),
         ));
-        packet.kind = Kind::Writing;
         packet.add(format_args!(
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
-             lease_expires_at = {until} WHERE id = {ROWS} AND {alive}"
+             lease_expires_at = {until} WHERE id = {ROWS} AND {alive} {WHOLE}"
         ))
     }
 
@@ -328,7 +328,7 @@ impl Tables {
             let until = moment("c.expires_at");
             packet.add(format_args!(
                 "UPDATE {lock_of} SET l.version = l.version + 1, l.token = c.token, \
-                 l.locked_by = c.locked_by, l.explicit_owner = c.explicit_owner, \
+                 l.locked_by = CONVERT(UNHEX(c.locked_by) USING utf8mb4), l.explicit_owner = c.explicit_owner, \
                  l.attempt = UNHEX(c.attempt), l.capacity = c.capacity, l.acquired_at = {}, \
                  l.touched_at = {}, l.expires_at = {until}, l.lease_expires_at = {until}, {mark} {}",
                 moment("c.acquired_at"),
@@ -344,7 +344,7 @@ impl Tables {
         }
         if kinds.contains(GONE) {
             packet.add(format_args!(
-                "DELETE l, s FROM {lock_of} LEFT JOIN {share} s ON s.name = l.name {}",
+                "DELETE l, s FROM {lock_of} LEFT JOIN {share} s {BY_KEY} ON s.name = l.name {}",
                 of(GONE)
             ));
         }
@@ -364,7 +364,7 @@ impl Tables {
             packet.add(format_args!(
                 "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
                  capacity, acquired_at, expires_at, touched_at) \
-                 SELECT l.name, UNHEX(e.attempt), e.token, e.locked_by, e.explicit_owner, e.weight, \
+                 SELECT l.name, UNHEX(e.attempt), e.token, UNHEX(e.locked_by), e.explicit_owner, e.weight, \
                  e.capacity, {}, {}, {} FROM {lock_of} {}",
                 moment("e.acquired_at"),
                 moment("e.expires_at"),

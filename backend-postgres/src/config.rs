@@ -74,8 +74,6 @@ pub(crate) struct TlsConfig {
 /// One of the hosts, and how to connect to it alone.
 pub(crate) struct HostConfig {
     pub(crate) driver: tokio_postgres::Config,
-    /// Where the password comes from, if not from the URL.
-    pub(crate) password: Option<PasswordSource>,
     /// What messages call it.
     pub(crate) place: String,
 }
@@ -287,7 +285,6 @@ impl PostgresConfig {
         (0..self.host_count())
             .map(|at| HostConfig {
                 driver: self.driver_for(at),
-                password: self.password.clone(),
                 place: format!("{}/{}", self.address(at), self.database()),
             })
             .collect()
@@ -299,6 +296,11 @@ impl PostgresConfig {
             LoadBalanceHosts::Random => fastrand::usize(..self.host_count()),
             _ => 0,
         }
+    }
+
+    /// Where the password comes from, if not from the URL.
+    pub(crate) fn password(&self) -> Option<PasswordSource> {
+        self.password.clone()
     }
 
     /// How long each host has until it is ready for statements.

@@ -45,10 +45,10 @@ impl Host {
     }
 
     /// Connects, and makes sure that it is the kind of server that is wanted.
-    pub(crate) async fn connect(&self) -> Result<Opened> {
+    pub(crate) async fn connect(&self, password: Option<&str>) -> Result<Opened> {
         let mut driver = self.config.driver.clone();
-        if let Some(password) = &self.config.password {
-            driver.password(password.get().await?);
+        if let Some(password) = password {
+            driver.password(password);
         }
         let Some(name) = self.name() else {
             // A socket file, or an address that no certificate can be for.

@@ -34,7 +34,8 @@ impl Connections {
     pub(crate) fn new(config: &PostgresConfig) -> Result<Self> {
         let tls = tls::connector(config.tls())?;
         let hosts = config.hosts().into_iter().map(|config| Host::new(config, tls.clone()));
-        let hosts = Hosts::new(hosts.collect(), config.first_host(), config.host_timeout());
+        let hosts = Hosts::new(hosts.collect(), config.first_host(), config.host_timeout())
+            .with_password(config.password());
         Self::from(Source::Hosts(Arc::new(hosts)), config)
     }
 

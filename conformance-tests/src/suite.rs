@@ -100,6 +100,7 @@ macro_rules! __for_all_cases {
                 claims_without_an_explicit_owner_exclude_each_other,
                 explicit_owner_supersedes_from_another_client,
                 explicit_owner_does_not_supersede_a_label_of_the_same_text,
+                labels_are_plain_text_alone_and_in_batches,
             }
             loss {
                 taken_lease_raises_the_signal,

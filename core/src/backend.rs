@@ -118,7 +118,7 @@ pub struct Capabilities {
     pub min_ttl: Duration,
     /// The most items that it wants in one batch.
     pub max_batch: usize,
-    /// How many items there have to be for one batch of them to cost less than each by itself.
+    /// How many names there have to be for one batch of them to cost less than each by itself.
     pub batch_from: usize,
     /// The most batches of claims, and of releases, that it can usefully work on at once.
     pub max_in_flight: usize,
@@ -159,7 +159,7 @@ impl Capabilities {
         self
     }
 
-    /// Sets how many items there have to be for one batch of them to cost less than each by itself.
+    /// Sets how many names there have to be for one batch of them to cost less than each by itself.
     #[must_use]
     pub const fn with_batch_from(mut self, batch_from: usize) -> Self {
         self.batch_from = batch_from;

@@ -28,6 +28,7 @@ pub struct Hosts<H> {
     all: Vec<Entry<H>>,
     first: AtomicUsize,
     patience: Duration,
+    password: Option<PasswordSource>,
 }
 
 /// Gives the password of the moment, whenever a connection is made: for tokens that live for some minutes.
@@ -43,13 +44,14 @@ impl PasswordSource {
         Self(Arc::new(move || Box::pin(password())))
     }
 
-    /// The password of the moment.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the source reports.
-    pub async fn get(&self) -> Result<String> {
-        (self.0)().await
+    async fn get(&self, patience: Duration) -> Result<String> {
+        match tokio::time::timeout(patience, (self.0)()).await {
+            Ok(password) => password,
+            Err(_) => Err(unavailable(format!(
+                "the password was not there within {patience:?}: see what keeps its source, or raise \
+                 connect_timeout"
+            ))),
+        }
     }
 }
 
@@ -79,14 +81,21 @@ impl<H: fmt::Display> Hosts<H> {
     pub fn new(all: Vec<H>, first: usize, patience: Duration) -> Self {
         let first = AtomicUsize::new(if first < all.len() { first } else { 0 });
         let all = all.into_iter().map(|host| Entry { host, epoch: AtomicUsize::new(0) });
-        Self { all: all.collect(), first, patience }
+        Self { all: all.collect(), first, patience, password: None }
+    }
+
+    /// Asks for a password before each attempt, one for all hosts.
+    #[must_use]
+    pub fn with_password(mut self, password: Option<PasswordSource>) -> Self {
+        self.password = password;
+        self
     }
 
     /// Tries the hosts in turn until one is ready, each once. Gives what `connect` made of it, and
     /// where it leads.
     ///
     /// `connect` has to do all that makes the connection ready, login included, because a host may
-    /// hang at any point of it.
+    /// hang at any point of it. It gets the password of the moment, where there is a source of it.
     ///
     /// # Errors
     ///
@@ -101,8 +110,13 @@ impl<H: fmt::Display> Hosts<H> {
     /// being tried, or with the one after it if this attempt began with that host.
     pub async fn connect<C>(
         &self,
-        mut connect: impl AsyncFnMut(&H) -> Result<C>,
+        mut connect: impl AsyncFnMut(&H, Option<&str>) -> Result<C>,
     ) -> Result<(Origin, C)> {
+        // Before any host is tried: it is none of theirs if this takes long.
+        let password = match &self.password {
+            Some(source) => Some(source.get(self.patience).await?),
+            None => None,
+        };
         let start = self.first.load(Ordering::Relaxed);
         // Only this one has all the time of its attempt. Another is passed over once it has failed,
         // lest one that was hardly asked gives way to one that hangs.
@@ -113,7 +127,8 @@ impl<H: fmt::Display> Hosts<H> {
         for at in (start..self.all.len()).chain(0..start) {
             let host = &self.all[at].host;
             let before = self.origin(at);
-            let tried = tokio::time::timeout(self.patience, connect(host)).await;
+            let tried = connect(host, password.as_deref());
+            let tried = tokio::time::timeout(self.patience, tried).await;
             if_dropped.begun_with = None;
             let failure = match tried {
                 Ok(Ok(connection)) => {
@@ -243,7 +258,7 @@ mod tests {
     ) -> (String, Result<(Origin, ())>) {
         let tried = RefCell::new(String::new());
         let result = hosts
-            .connect(async |host| {
+            .connect(async |host, _| {
                 tried.borrow_mut().push_str(host);
                 connect(host).await
             })
@@ -371,7 +386,7 @@ mod tests {
              connect_timeout; c is down"
         );
         let only = Hosts::new(vec!["a"], 0, PATIENCE);
-        let error = only.connect(async |host| is_down(host).await).await.unwrap_err();
+        let error = only.connect(async |host, _| is_down(host).await).await.unwrap_err();
         assert_eq!(error.to_string(), "some: a is down");
     }
 

@@ -1,9 +1,12 @@
 //! Who holds a lease, and what an explicit owner may do.
 
-use database_locks_core::{Claim, LossReason, Owner, Released};
+use database_locks_core::{
+    Attempt, Claim, LeaseId, LossReason, Owner, Released, Renewal, Renewed, Verdict,
+};
 
 use crate::context::{
-    Context, LONG, claim, free, keep, miss, obtain, permits, refuse, release, soon, take,
+    Context, LONG, claim, free, keep, lease_of, list, miss, obtain, permits, refuse, release, soon,
+    take, ttl,
 };
 use crate::harness::Outcome;
 
@@ -111,6 +114,57 @@ pub(crate) async fn explicit_owner_supersedes_none_but_its_own_shares(context: C
     miss(&client, &second, &[LossReason::Superseded]).await?;
     free(&client, &all).await?;
     take(&client, &permits(&name, 5, 5)).await?;
+    Ok(())
+}
+
+pub(crate) async fn labels_are_plain_text_alone_and_in_batches(context: Context) -> Outcome {
+    let (client, there) = (context.client().await?, context.client().await?);
+    let long = "🔒".repeat(60);
+    let labels = [
+        r"DOMAIN\user",
+        "\"",
+        "'",
+        "\\",
+        r"\n",
+        "a\"b'c`d",
+        "$1 ? % _ {} [] \u{e9} e\u{301}",
+        "NULL",
+        "0",
+        &long,
+    ];
+    let shares = client.capabilities().shares;
+    let mut claims = Vec::new();
+    for (i, label) in labels.iter().enumerate() {
+        let owner = Owner::explicit(*label)?;
+        let name = context.name(&format!("alone {i}"));
+        claims.push(Claim { owner: owner.clone(), ..claim(&name) });
+        if shares {
+            claims.push(Claim { owner, ..permits(&context.name("shared"), 1, 100) });
+        }
+    }
+    // Each alone, and then all of them at once, by which each supersedes itself.
+    for claim in &claims {
+        let lease = take(&client, claim).await?;
+        keep(&there, &lease).await?;
+    }
+    for claim in &mut claims {
+        claim.attempt = Attempt::new();
+    }
+    let mut leases = Vec::new();
+    for (claim, verdict) in claims.iter().zip(client.acquire(&claims).await?) {
+        assert!(matches!(verdict, Verdict::Granted(_)), "{claim:?} gets {verdict:?}");
+        leases.push(lease_of(claim, &verdict));
+    }
+    let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+    let renewals: Vec<_> = leases.iter().map(renewal).collect();
+    assert_eq!(there.renew(&renewals).await?, vec![Renewed::Alive; leases.len()], "all are alive");
+    for lease in &leases {
+        keep(&there, lease).await?;
+        let mut listed = list(&there, lease.name.as_str()).await?.into_iter();
+        assert!(listed.any(|info| info.lease == *lease), "{lease:?} must be listed as it is");
+    }
+    let released = there.release(&leases).await?;
+    assert_eq!(released, vec![Released::Freed; leases.len()], "all were alive");
     Ok(())
 }
 

@@ -82,7 +82,9 @@ impl<I> Lane<I> {
         let mut names = Vec::new();
         let mut room = self.max_batch;
         let free = self.max_in_flight - self.in_flight;
-        let are_few = self.queued.len() <= free || self.queued.len() < self.batch_from;
+        let most = free.max(self.batch_from.saturating_sub(1));
+        let can_leave = self.queued.keys().filter(|name| !self.busy.contains_key(name));
+        let are_few = can_leave.take(most + 1).count() <= most;
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let upto = match &after {
             Bound::Excluded(last) => Bound::Included(last.clone()),
