@@ -79,7 +79,7 @@ pgbouncer share     acquire, busy, marks               1           1
 pgbouncer share     acquire, busy, has marked          1           1
 pgbouncer share     release, marked                    1           1
 mysql     exclusive acquire                            1           1
-mysql     exclusive renew                              2           1
+mysql     exclusive renew                              4           1
 mysql     exclusive acquire, busy                      5           2
 mysql     exclusive release                            1           1
 mysql     exclusive acquire, fresh name               10           3
@@ -105,7 +105,7 @@ mysql     share     acquire, busy, marks              10           3
 mysql     share     acquire, busy, has marked          5           2
 mysql     share     release, marked                   10           2
 mariadb   exclusive acquire                            1           1
-mariadb   exclusive renew                              2           1
+mariadb   exclusive renew                              4           1
 mariadb   exclusive acquire, busy                      5           2
 mariadb   exclusive release                            1           1
 mariadb   exclusive acquire, fresh name               10           3
@@ -131,7 +131,7 @@ mariadb   share     acquire, busy, marks              10           3
 mariadb   share     acquire, busy, has marked          5           2
 mariadb   share     release, marked                   10           2
 galera    exclusive acquire                            1           1
-galera    exclusive renew                              2           1
+galera    exclusive renew                              4           2
 galera    exclusive acquire, busy                      5           2
 galera    exclusive release                            1           1
 galera    exclusive acquire, fresh name               10           4
