@@ -269,10 +269,11 @@ impl MysqlBackend {
         match self.carry_out(urgent, changes).await? {
             Carried::Out(done) => return Ok((done, false)),
             Carried::Nothing => return Ok((done, false)),
+            Carried::HeldUp if changes.len() == 1 => return Ok((done, true)),
             Carried::HeldUp => {}
         }
         let mut held_up = 0;
-        for i in shuffled(0..changes.len()).into_iter().filter(|_| changes.len() > 1) {
+        for i in shuffled(0..changes.len()) {
             match self.carry_out(urgent, &changes[i..=i]).await? {
                 Carried::Out(carried) => done[i] = carried == [true],
                 Carried::Nothing => {}
@@ -313,7 +314,7 @@ impl MysqlBackend {
         self.unless_in_the_way(answer, |answer| Verdict::Granted(Token::new(answer.last_insert_id)))
     }
 
-    /// Extends a lease that holds all of its lock, in one round trip. `None` where that leaves it open.
+    /// Extends a lease that holds all of its lock, in one round trip, two on Galera. `None` where that leaves it open.
     async fn extend(&self, renewal: &Renewal) -> Result<Option<Renewed>> {
         if !renewal.lease.share.is_exclusive() {
             return Ok(None);

@@ -183,7 +183,8 @@ impl MysqlConfig {
     /// that sends passwords in plain text, which tokens of clouds need, compression, and whatever else the
     /// driver knows.
     ///
-    /// What sessions rely on is set when they are connected, and stays as it is.
+    /// What sessions rely on is set when they are connected, and stays as it is; so does the number of statements
+    /// that the driver keeps prepared.
     #[must_use]
     pub fn driver_options(
         mut self,

@@ -132,6 +132,7 @@ mod backend;
 mod config;
 mod error;
 mod lists;
+mod literal;
 mod packet;
 mod pool;
 mod schema;

@@ -8,7 +8,7 @@ use database_locks_core::Attempt;
 use database_locks_core::ledger::{Entry, Until};
 use serde_json::{Value, json};
 
-use crate::sql::text;
+use crate::literal::{digits, text};
 use crate::state::{Change, NEVER, Write};
 
 /// With so few rows a list is written out wherever it is used: to take a literal apart costs more.
@@ -127,7 +127,7 @@ pub(crate) fn change_row(change: &Change<'_>) -> (&'static str, Value) {
     if let Write::Row(row) = &change.write {
         values.extend([
             json!(row.token),
-            json!(row.locked_by.map(digits)),
+            json!(row.locked_by.map(|label| digits(label.as_bytes()))),
             json!(u8::from(row.explicit_owner)),
             json!(row.attempt.map(hexadecimal)),
             json!(row.capacity),
@@ -183,7 +183,7 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
         let mut values = start(kind, entry.attempt);
         values.extend([
             json!(entry.token.get()),
-            json!(digits(entry.owner.label())),
+            json!(digits(entry.owner.label().as_bytes())),
             json!(u8::from(entry.owner.is_explicit())),
             json!(entry.share.weight()),
             json!(entry.share.capacity()),
@@ -201,11 +201,7 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
 
 /// An attempt as text.
 pub(crate) fn hexadecimal(attempt: Attempt) -> String {
-    attempt.as_uuid().simple().to_string()
-}
-
-fn digits(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    digits(attempt.as_uuid().as_bytes())
 }
 
 /// µs since 1970, of a time that each client can read.

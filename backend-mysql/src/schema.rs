@@ -7,7 +7,7 @@ use database_locks_core::{Error, ErrorKind, Result};
 use mysql_async::Row;
 
 use crate::config::MysqlConfig;
-use crate::sql::hex;
+use crate::literal::hex;
 use crate::state::get;
 
 /// The engine that has row locks and transactions.

@@ -37,6 +37,7 @@ use crate::config::MysqlConfig;
 use crate::lists::{
     CHANGED, CHANGES, GONE, MARKED, NEW, SHARES, change_row, hexadecimal, share_rows,
 };
+use crate::literal::{hex, text};
 use crate::state::{Change, NEVER};
 
 const NOW: &str = "UTC_TIMESTAMP(6)";
@@ -137,9 +138,8 @@ impl Tables {
         );
         let release = format!(
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = NULL, \
-             lease_expires_at = NULL WHERE name = ? AND attempt = UNHEX(?) AND token = ? \
-             AND locked_by = ? AND explicit_owner = ? AND lease_expires_at = expires_at \
-             AND expires_at > {NOW}"
+             lease_expires_at = NULL WHERE name = ? AND {}",
+            alive(["UNHEX(?)", "?", "?", "?"]),
         );
         Self { lock, share, claim, release }
     }
@@ -256,14 +256,12 @@ impl Tables {
     /// stands.
     pub(crate) fn renew(&self, packet: &mut Packet, Renewal { lease, ttl }: &Renewal) -> usize {
         let lock = &self.lock;
-        let alive = format!(
-            "attempt = {} AND token = {} AND locked_by = {} AND explicit_owner = {} \
-             AND lease_expires_at = expires_at AND expires_at > {NOW}",
-            hex(lease.attempt.as_uuid().as_bytes()),
-            lease.token,
-            text(lease.owner.label()),
-            u8::from(lease.owner.is_explicit()),
-        );
+        let alive = alive([
+            &hex(lease.attempt.as_uuid().as_bytes()),
+            &lease.token.to_string(),
+            &text(lease.owner.label()),
+            if lease.owner.is_explicit() { "1" } else { "0" },
+        ]);
         let until = match ttl {
             Ttl::Infinite => never(),
             Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
@@ -428,20 +426,12 @@ pub(crate) fn span(duration: Duration) -> u64 {
     u64::try_from(duration.min(MOST).as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Text, as bytes where the column has bytes, and by the column's collation where it has text.
-pub(crate) fn text(text: &str) -> String {
-    format!("_utf8mb4 {}", hex(text.as_bytes()))
-}
-
-/// Bytes as a literal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut literal = String::with_capacity(2 * bytes.len() + 3);
-    literal.push_str("x'");
-    for byte in bytes {
-        let _ = write!(literal, "{byte:02x}");
-    }
-    literal.push('\'');
-    literal
+/// Whether a row is of this lease, which holds all of its lock, and it is alive.
+fn alive([attempt, token, locked_by, explicit_owner]: [&str; 4]) -> String {
+    format!(
+        "attempt = {attempt} AND token = {token} AND locked_by = {locked_by} \
+         AND explicit_owner = {explicit_owner} AND lease_expires_at = expires_at AND expires_at > {NOW}"
+    )
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

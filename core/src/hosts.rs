@@ -318,6 +318,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn password_that_does_not_come_is_no_hosts_fault() {
+        let hosts = hosts();
+        let connected = tried(&hosts, works).await.1.unwrap().0;
+        let hosts = hosts.with_password(Some(PasswordSource::new(pending)));
+        let (tried_hosts, result) = tried(&hosts, works).await;
+        assert_eq!(tried_hosts, "");
+        assert!(result.unwrap_err().is_retryable());
+        let given_up = tokio::time::timeout(PATIENCE / 2, tried(&hosts, works)).await;
+        assert!(given_up.is_err() && !hosts.is_stale(connected));
+
+        let hosts = hosts.with_password(Some(PasswordSource::new(async || Ok("now".to_owned()))));
+        let told = async |_: &&str, password: Option<&str>| Ok(password.map(str::to_owned));
+        assert_eq!(hosts.connect(told).await.unwrap().1.as_deref(), Some("now"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_to_a_host_that_hung_are_stale() {
         let hosts = hosts();
         let connected = async |name| {

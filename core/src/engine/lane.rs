@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn names_in_flight_do_not_make_the_others_many() {
+        let mut lane = lane(3, 10, &["a", "b", "c"]);
+        lane.depart().unwrap();
+        for text in ["a", "b", "c", "d", "e"] {
+            lane.push_urgent(name(text), 0, Company::Any);
+        }
+        let batches: Vec<_> = std::iter::from_fn(|| lane.depart()).collect();
+        let batches: Vec<_> = batches.iter().map(|batch| names(batch).join("")).collect();
+        assert_eq!(batches, ["d", "e"]);
+    }
+
+    #[test]
     fn what_can_wait_shares_a_batch_however_few_there_are() {
         let mut lane = lane(4, 10, &["b", "c", "d"]).with_batch_from(9);
         lane.push_urgent(name("a"), 3, Company::Any);
