@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Released, Renewal,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released, Renewal,
     Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
 };
 use futures_util::stream;
@@ -83,21 +83,21 @@ impl LockBackend for MemoryBackend {
             .collect())
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         let mut names = self.names();
         let now = self.clock.now();
-        Ok(leases
+        Ok(releases
             .iter()
-            .map(|lease| match names.get_mut(&lease.name) {
+            .map(|release| match names.get_mut(&release.lease.name) {
                 Some(ledger) => {
-                    let (released, hint) = ledger.release(lease, now);
+                    let (released, hint) = ledger.release(release, now);
                     if hint {
                         // Nobody listening is fine: hints are only hints.
-                        let _ = self.hints.send(lease.name.clone());
+                        let _ = self.hints.send(release.lease.name.clone());
                     }
                     released
                 }
-                None => Ledger::default().release(lease, now).0,
+                None => Ledger::default().release(release, now).0,
             })
             .collect())
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName,
-    Owner, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    Capabilities, Claim, Error, ErrorKind, How, LeaseInfo, ListQuery, LockBackend, LockName, Owner,
+    Release, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
 };
 
 use crate::config::MysqlConfig;
@@ -327,14 +327,14 @@ impl MysqlBackend {
     }
 
     /// Ends a lease that holds all of its lock by one statement. `None` where that leaves it open.
-    async fn end(&self, lease: &LeaseId) -> Result<Option<Released>> {
-        if !lease.share.is_exclusive() {
+    async fn end(&self, Release { lease, how, .. }: &Release) -> Result<Option<Released>> {
+        if *how != How::Free || !lease.share.is_exclusive() {
             return Ok(None);
         }
         let Some(connection) = self.unless_careful().await? else { return Ok(None) };
         // A second release would find that the first has ended the lease.
         let answer = connection.once().execute(self.tables.release(lease)).await;
-        self.unless_in_the_way(answer, |_| Released::Freed)
+        self.unless_in_the_way(answer, |_| Released::Done)
     }
 
     /// What it means that a row was changed, if one was. Where others are in the way none was; and where it has
@@ -432,14 +432,17 @@ impl LockBackend for MysqlBackend {
         renew.await.map_err(|error: Error| error.with_operation("renew"))
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         let release = async {
-            if let [lease] = leases
-                && let Some(released) = self.end(lease).await?
+            for release in releases {
+                release.check_foreign()?;
+            }
+            if let [release] = releases
+                && let Some(released) = self.end(release).await?
             {
                 return Ok(vec![released]);
             }
-            self.decide(&RELEASE, leases).await
+            self.decide(&RELEASE, releases).await
         };
         release.await.map_err(|error: Error| error.with_operation("release"))
     }
@@ -558,12 +561,12 @@ const RENEW: Verb<Renewal, Renewed> = Verb {
     makes_rows: false,
 };
 
-const RELEASE: Verb<LeaseId, Released> = Verb {
-    name: |lease| &lease.name,
-    decide: |ledger, lease, now| ledger.release(lease, now).0,
+const RELEASE: Verb<Release, Released> = Verb {
+    name: |release| &release.lease.name,
+    decide: |ledger, release, now| ledger.release(release, now).0,
     undecided: Released::Skipped,
-    outcome: |lease, released| match released {
-        Released::Lost(_) => Outcome::Lost(lease.owner.clone()),
+    outcome: |release, released| match released {
+        Released::Lost(_) => Outcome::Lost(release.lease.owner.clone()),
         _ => Outcome::Other,
     },
     urgent: false,

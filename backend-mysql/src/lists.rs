@@ -19,9 +19,10 @@ pub(crate) struct List {
     kind: &'static ListKind,
     /// Of one array a row, with one value a column.
     rows: Vec<Value>,
+    columns: &'static [(&'static str, &'static str)],
 }
 
-/// What a list is of.
+/// What a list is of. Its last column is the data, and left out where there is none.
 pub(crate) struct ListKind {
     variable: &'static str,
     alias: &'static str,
@@ -30,7 +31,13 @@ pub(crate) struct ListKind {
 
 impl ListKind {
     pub(crate) fn list(&'static self, rows: Vec<Value>) -> List {
-        List { kind: self, rows }
+        let is_told = |row: &Value| row.get(self.columns.len() - 1).is_some_and(|v| !v.is_null());
+        // Room is made for the longest text that a column may have.
+        let columns = match rows.iter().any(is_told) {
+            true => self.columns,
+            false => &self.columns[..self.columns.len() - 1],
+        };
+        List { kind: self, rows, columns }
     }
 }
 
@@ -44,11 +51,19 @@ impl List {
         Some(format!("SET {} = {}", self.kind.variable, text(&json)))
     }
 
+    /// The data of a row, for a statement.
+    pub(crate) fn data(&self) -> String {
+        match self.columns.len() == self.kind.columns.len() {
+            true => format!("UNHEX({}.data)", self.kind.alias),
+            false => "NULL".to_owned(),
+        }
+    }
+
     fn write_out(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, row) in self.rows.iter().enumerate() {
             let union = if place == 0 { "(" } else { " UNION ALL " };
             write!(f, "{union}SELECT {} AS i", place + 1)?;
-            for (column, (name, _)) in self.kind.columns.iter().enumerate() {
+            for (column, (name, _)) in self.columns.iter().enumerate() {
                 match row.get(column) {
                     None | Some(Value::Null) => write!(f, ", NULL AS {name}")?,
                     Some(Value::String(value)) => write!(f, ", {} AS {name}", text(value))?,
@@ -65,7 +80,7 @@ impl fmt::Display for List {
         if self.rows.len() <= FEW {
             return self.write_out(f);
         }
-        let ListKind { variable, alias, columns } = self.kind;
+        let (ListKind { variable, alias, .. }, columns) = (self.kind, self.columns);
         write!(f, "JSON_TABLE({variable}, '$[*]' COLUMNS (i FOR ORDINALITY")?;
         for (place, (name, kind)) in columns.iter().enumerate() {
             write!(f, ", {name} {kind} PATH '$[{place}]'")?;
@@ -78,6 +93,8 @@ const INTEGER: &str = "BIGINT";
 /// Without anything that JSON escapes, since some versions of MariaDB leave it escaped: labels of owners, of up to
 /// 255 bytes, go as hexadecimal digits.
 const TEXT: &str = "VARCHAR(510) CHARACTER SET utf8mb4";
+/// Data, as hexadecimal digits.
+const DATA: &str = "VARCHAR(2048) CHARACTER SET utf8mb4";
 
 /// What a row of [`CHANGES`] or [`SHARES`] is for.
 pub(crate) const NEW: &str = "new";
@@ -104,6 +121,8 @@ pub(crate) static CHANGES: ListKind = ListKind {
         ("acquired_at", INTEGER),
         ("touched_at", INTEGER),
         ("expires_at", INTEGER),
+        ("standing", INTEGER),
+        ("data", DATA),
     ],
     alias: "c",
 };
@@ -134,6 +153,8 @@ pub(crate) fn change_row(change: &Change<'_>) -> (&'static str, Value) {
             json!(row.acquired_at.map(micros)),
             json!(micros(row.touched_at)),
             json!(row.expires_at.map(micros)),
+            json!(row.standing.code()),
+            json!(row.data.map(|data| digits(data.as_str().as_bytes()))),
         ]);
     }
     (kind, Value::Array(values))
@@ -156,6 +177,8 @@ pub(crate) static SHARES: ListKind = ListKind {
         ("acquired_at", INTEGER),
         ("expires_at", INTEGER),
         ("touched_at", INTEGER),
+        ("standing", INTEGER),
+        ("data", DATA),
     ],
     alias: "e",
 };
@@ -190,6 +213,8 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
             json!(micros(entry.granted_at)),
             json!(expires_at.map(micros)),
             json!(micros(touched_at)),
+            json!(entry.standing.code()),
+            json!(entry.data.as_ref().map(|data| digits(data.as_str().as_bytes()))),
         ]);
         (kind, Value::Array(values))
     };

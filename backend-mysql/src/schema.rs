@@ -34,6 +34,8 @@ const LOCK_COLUMNS: &[(&str, &str)] = &[
     ("touched_at", "DATETIME(6) NULL"),
     ("waiting_until", "DATETIME(6) NULL"),
     ("waiting_weight", "INT NOT NULL DEFAULT 0"),
+    ("standing", "TINYINT NOT NULL DEFAULT 0"),
+    ("data", "VARBINARY(1024) NULL"),
 ];
 
 const LOCK_INDEXES: &str = "UNIQUE KEY (name)";
@@ -49,6 +51,8 @@ const SHARE_COLUMNS: &[(&str, &str)] = &[
     ("acquired_at", "DATETIME(6) NOT NULL"),
     ("expires_at", "DATETIME(6) NULL"),
     ("touched_at", "DATETIME(6) NOT NULL"),
+    ("standing", "TINYINT NOT NULL DEFAULT 0"),
+    ("data", "VARBINARY(1024) NULL"),
 ];
 
 const SHARE_INDEXES: &str = "PRIMARY KEY (name, attempt)";

@@ -30,7 +30,7 @@ use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Renewal, Share, Ttl};
+use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Renewal, Share, Standing, Ttl};
 use mysql_async::Params;
 
 use crate::config::MysqlConfig;
@@ -129,12 +129,13 @@ impl Tables {
             "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
              version = version + 1, locked_by = ?, explicit_owner = ?, attempt = UNHEX(?), \
              capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
-             lease_expires_at = {until}, waiting_weight = 0 \
+             lease_expires_at = {until}, waiting_weight = 0, standing = {}, data = ? \
              WHERE name = ? AND {LEFT_BY_ONE} \
              AND (expires_at IS NULL OR expires_at <= {NOW} - INTERVAL ? MICROSECOND) \
              AND NOT attempt <=> UNHEX(?)",
             micros(NOW),
             Share::FULL,
+            Standing::Held.code(),
         );
         let release = format!(
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = NULL, \
@@ -212,7 +213,8 @@ impl Tables {
         format!(
             "SELECT l.id, l.name, l.version, l.token, l.locked_by, l.explicit_owner, l.attempt, \
              l.capacity, {}, {}, {}, {}, {}, l.waiting_weight, \
-             s.attempt, s.token, s.locked_by, s.explicit_owner, s.weight, s.capacity, {}, {}, {} \
+             s.attempt, s.token, s.locked_by, s.explicit_owner, s.weight, s.capacity, {}, {}, {}, \
+             l.standing, l.data, s.standing, s.data \
              FROM {from} LEFT JOIN {} s ON s.name = l.name {condition}",
             micros("l.acquired_at"),
             micros("l.expires_at"),
@@ -239,7 +241,9 @@ impl Tables {
         let attempt = hexadecimal(claim.attempt);
         let grace = span(claim.grace);
         let (owner, is_explicit) = (claim.owner.label(), claim.owner.is_explicit());
-        let params = (owner, is_explicit, &attempt, ttl, ttl, claim.name.as_str(), grace, &attempt);
+        let data = claim.data.as_ref().map(|data| data.as_str().as_bytes());
+        let name = claim.name.as_str();
+        let params = (owner, is_explicit, &attempt, ttl, ttl, data, name, grace, &attempt);
         (&self.claim, params.into())
     }
 
@@ -254,14 +258,16 @@ impl Tables {
 
     /// Extends a lease that holds all of its lock and is alive. Answers where the number of changed rows
     /// stands.
-    pub(crate) fn renew(&self, packet: &mut Packet, Renewal { lease, ttl }: &Renewal) -> usize {
+    pub(crate) fn renew(&self, packet: &mut Packet, Renewal { lease, ttl, .. }: &Renewal) -> usize {
         let lock = &self.lock;
+        let held = Standing::Held.code();
         let alive = alive([
             &hex(lease.attempt.as_uuid().as_bytes()),
             &lease.token.to_string(),
             &text(lease.owner.label()),
             if lease.owner.is_explicit() { "1" } else { "0" },
         ]);
+        let alive = format!("{alive} AND standing = {held}");
         let until = match ttl {
             Ttl::Infinite => never(),
             Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
@@ -328,9 +334,11 @@ impl Tables {
                 "UPDATE {lock_of} SET l.version = l.version + 1, l.token = c.token, \
                  l.locked_by = CONVERT(UNHEX(c.locked_by) USING utf8mb4), l.explicit_owner = c.explicit_owner, \
                  l.attempt = UNHEX(c.attempt), l.capacity = c.capacity, l.acquired_at = {}, \
-                 l.touched_at = {}, l.expires_at = {until}, l.lease_expires_at = {until}, {mark} {}",
+                 l.touched_at = {}, l.expires_at = {until}, l.lease_expires_at = {until}, {mark}, \
+                 l.standing = c.standing, l.data = {} {}",
                 moment("c.acquired_at"),
                 moment("c.touched_at"),
+                changed.data(),
                 of(CHANGED),
             ));
         }
@@ -361,18 +369,20 @@ impl Tables {
         if share_kinds.contains(NEW) {
             packet.add(format_args!(
                 "INSERT INTO {share} (name, attempt, token, locked_by, explicit_owner, weight, \
-                 capacity, acquired_at, expires_at, touched_at) \
+                 capacity, acquired_at, expires_at, touched_at, standing, data) \
                  SELECT l.name, UNHEX(e.attempt), e.token, UNHEX(e.locked_by), e.explicit_owner, e.weight, \
-                 e.capacity, {}, {}, {} FROM {lock_of} {}",
+                 e.capacity, {}, {}, {}, e.standing, {} FROM {lock_of} {}",
                 moment("e.acquired_at"),
                 moment("e.expires_at"),
                 moment("e.touched_at"),
+                shares.data(),
                 written(NEW),
             ));
         }
         if share_kinds.contains(CHANGED) {
             packet.add(format_args!(
-                "UPDATE {lock_of} {share_of} SET s.expires_at = {}, s.touched_at = {} {}",
+                "UPDATE {lock_of} {share_of} SET s.expires_at = {}, s.touched_at = {}, \
+                 s.standing = e.standing {}",
                 moment("e.expires_at"),
                 moment("e.touched_at"),
                 written(CHANGED),

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
-use database_locks_core::{Attempt, Error, ErrorKind, LockName, Owner, Result, Share, Token};
+use database_locks_core::{
+    Attempt, Data, Error, ErrorKind, LockName, Owner, Result, Share, Standing, Token,
+};
 use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 use uuid::Uuid;
@@ -102,6 +104,8 @@ pub(crate) struct RowWrite<'s> {
     pub(crate) expires_at: Option<Duration>,
     pub(crate) touched_at: Duration,
     pub(crate) mark: Option<Mark>,
+    pub(crate) standing: Standing,
+    pub(crate) data: Option<&'s Data>,
     pub(crate) new_shares: Vec<&'s Entry>,
     pub(crate) changed_shares: Vec<&'s Entry>,
     pub(crate) gone_shares: Vec<Attempt>,
@@ -195,7 +199,7 @@ impl State {
     }
 
     fn row_write(&self) -> RowWrite<'_> {
-        let Ledger { token, entries, mark, touched } = &self.ledger;
+        let Ledger { token, entries, mark, touched, .. } = &self.ledger;
         let mut row = RowWrite {
             token: *token,
             locked_by: None,
@@ -206,6 +210,8 @@ impl State {
             expires_at: None,
             touched_at: *touched,
             mark: *mark,
+            standing: Standing::Held,
+            data: None,
             new_shares: Vec::new(),
             changed_shares: Vec::new(),
             gone_shares: Vec::new(),
@@ -216,10 +222,12 @@ impl State {
             [entry] if entry.share.is_exclusive() => {
                 row.locked_by = Some(entry.owner.label());
                 row.explicit_owner = entry.owner.is_explicit();
-                row.attempt = Some(entry.attempt).filter(|attempt| *attempt != no_attempt());
+                row.attempt = Some(entry.attempt).filter(|attempt| *attempt != Attempt::FOREIGN);
                 row.capacity = entry.share.capacity();
                 row.acquired_at = Some(entry.granted_at);
                 row.expires_at = end(entry.until);
+                row.standing = entry.standing;
+                row.data = entry.data.as_ref();
             }
             entries => {
                 row.locked_by = Some(SHARED);
@@ -231,7 +239,7 @@ impl State {
             }
         }
         let stored = by_lease(&self.shares);
-        for entry in shares.iter().filter(|entry| entry.attempt != no_attempt()) {
+        for entry in shares.iter().filter(|entry| entry.attempt != Attempt::FOREIGN) {
             match stored.get(&(entry.attempt, entry.token)) {
                 None => row.new_shares.push(entry),
                 Some(stored) if *stored != entry => row.changed_shares.push(entry),
@@ -270,6 +278,10 @@ mod column {
     pub(super) const SHARE_ACQUIRED_AT: usize = 20;
     pub(super) const SHARE_EXPIRES_AT: usize = 21;
     pub(super) const SHARE_TOUCHED_AT: usize = 22;
+    pub(super) const STANDING: usize = 23;
+    pub(super) const DATA: usize = 24;
+    pub(super) const SHARE_STANDING: usize = 25;
+    pub(super) const SHARE_DATA: usize = 26;
 }
 
 /// What the name's own row says, shares apart.
@@ -283,34 +295,31 @@ fn name_row(row: &Row, now: Duration) -> Result<Ledger> {
     let label = label.as_deref().unwrap_or("unknown");
     let attempt: Option<Vec<u8>> = get(row, column::ATTEMPT)?;
     let capacity = get(row, column::CAPACITY)?;
-    let mut ledger = Ledger {
-        token: get(row, column::TOKEN)?,
-        touched,
-        mark: moment(column::WAITING_UNTIL)?
-            .map(|until| Ok::<_, Error>(Mark { until, weight: get(row, column::WAITING_WEIGHT)? }))
-            .transpose()?,
-        entries: Vec::new(),
-    };
+    let mut ledger = Ledger::default();
+    ledger.token = get(row, column::TOKEN)?;
+    ledger.touched = touched;
+    if let Some(until) = moment(column::WAITING_UNTIL)? {
+        ledger.mark = Some(Mark::new(until, get(row, column::WAITING_WEIGHT)?));
+    }
     if let (Some(expires_at), false) = (expires_at, is_ours) {
         // Somebody else's lease. Whatever was granted before it is older than it is.
         ledger.token += 1;
-        ledger.entries.push(Entry {
-            attempt: no_attempt(),
-            token: Token::new(ledger.token),
-            owner: Owner::lossy(label, false),
-            share: Share::ALL,
-            granted_at: now,
-            until: until(Some(expires_at), touched),
-        });
+        let (token, owner) = (Token::new(ledger.token), Owner::lossy(label, false));
+        let mut entry = Entry::new(Attempt::FOREIGN, token, owner, Share::ALL, now);
+        entry.until = until(Some(expires_at), touched);
+        ledger.entries.push(entry);
     } else if let Some(attempt) = attempt {
-        ledger.entries.push(Entry {
-            attempt: to_attempt(&attempt)?,
-            token: Token::new(ledger.token),
-            owner: Owner::lossy(label, get(row, column::EXPLICIT_OWNER)?),
-            share: Share::new(capacity, capacity)?,
-            granted_at: moment(column::ACQUIRED_AT)?.unwrap_or(touched),
-            until: until(expires_at, touched),
-        });
+        let mut entry = Entry::new(
+            to_attempt(&attempt)?,
+            Token::new(ledger.token),
+            Owner::lossy(label, get(row, column::EXPLICIT_OWNER)?),
+            Share::new(capacity, capacity)?,
+            moment(column::ACQUIRED_AT)?.unwrap_or(touched),
+        );
+        entry.until = until(expires_at, touched);
+        entry.standing = Standing::of_code(get(row, column::STANDING)?);
+        entry.data = data(get(row, column::DATA)?);
+        ledger.entries.push(entry);
     }
     Ok(ledger)
 }
@@ -352,17 +361,23 @@ fn share_row(row: &Row) -> Result<Option<Entry>> {
     };
     let owner: Vec<u8> = get(row, column::SHARE_LOCKED_BY)?;
     let expires_at = get::<Option<i64>>(row, column::SHARE_EXPIRES_AT)?.map(since_1970);
-    Ok(Some(Entry {
-        attempt: to_attempt(&attempt)?,
-        token: Token::new(get(row, column::SHARE_TOKEN)?),
-        owner: Owner::lossy(
-            &String::from_utf8_lossy(&owner),
-            get(row, column::SHARE_EXPLICIT_OWNER)?,
-        ),
-        share: Share::new(get(row, column::SHARE_WEIGHT)?, get(row, column::SHARE_CAPACITY)?)?,
-        granted_at: since_1970(get(row, column::SHARE_ACQUIRED_AT)?),
-        until: until(expires_at, since_1970(get(row, column::SHARE_TOUCHED_AT)?)),
-    }))
+    let label = String::from_utf8_lossy(&owner);
+    let mut entry = Entry::new(
+        to_attempt(&attempt)?,
+        Token::new(get(row, column::SHARE_TOKEN)?),
+        Owner::lossy(&label, get(row, column::SHARE_EXPLICIT_OWNER)?),
+        Share::new(get(row, column::SHARE_WEIGHT)?, get(row, column::SHARE_CAPACITY)?)?,
+        since_1970(get(row, column::SHARE_ACQUIRED_AT)?),
+    );
+    entry.until = until(expires_at, since_1970(get(row, column::SHARE_TOUCHED_AT)?));
+    entry.standing = Standing::of_code(get(row, column::SHARE_STANDING)?);
+    entry.data = data(get(row, column::SHARE_DATA)?);
+    Ok(Some(entry))
+}
+
+/// What somebody else has stored and could not be ours is left out.
+fn data(stored: Option<Vec<u8>>) -> Option<Data> {
+    String::from_utf8(stored?).ok().and_then(|text| Data::new(text).ok())
 }
 
 fn ended(mut entry: Entry, at: Duration) -> Entry {
@@ -392,11 +407,6 @@ fn end(until: Until) -> Option<Duration> {
         Until::Expiry(at) => Some(at),
         Until::Released(_) => None,
     }
-}
-
-/// In place of the attempt of a lease that somebody else's client wrote.
-fn no_attempt() -> Attempt {
-    Attempt::from_uuid(Uuid::nil())
 }
 
 fn to_attempt(bytes: &[u8]) -> Result<Attempt> {

@@ -6,11 +6,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Kind, Store, claim, lease, name, on_each_server, owner};
+use common::{Kind, Store, claim, name, on_each_server, owner};
 use database_locks_core::ledger::{Ledger, Until};
 use database_locks_core::{
-    Busy, Claim, Holder, LeaseId, LeaseInfo, ListQuery, LockBackend, Owner, Released, Renewal,
-    Renewed, Share, Token, Ttl, Verdict,
+    Busy, Claim, Holder, LeaseId, LeaseInfo, ListQuery, LockBackend, Owner, Release, Released,
+    Renewal, Renewed, Share, Token, Ttl, Verdict,
 };
 use database_locks_mysql::MysqlBackend;
 use fastrand::Rng;
@@ -150,7 +150,7 @@ impl Pair<'_> {
             let here = known.ledger.acquire(&claim, self.now, micros);
             match (here, there) {
                 (Verdict::Granted(here), Verdict::Granted(there)) => {
-                    let (here, there) = (lease(&claim, here), lease(&claim, there));
+                    let (here, there) = (claim.lease(here), claim.lease(there));
                     if is_replay {
                         let old = known.granted.iter().rfind(|(c, ..)| c.attempt == claim.attempt);
                         let (_, old_here, old_there) = old.unwrap();
@@ -181,10 +181,10 @@ impl Pair<'_> {
 
     async fn release(&mut self, backend: &MysqlBackend, leases: Vec<(usize, LeaseId, LeaseId)>) {
         let asked: Vec<_> = leases.iter().map(|(.., there)| there.clone()).collect();
-        let answers: Vec<Released> = backend.release(&asked).await.unwrap();
+        let answers: Vec<Released> = backend.release(&Release::free_all(&asked)).await.unwrap();
         let expected: Vec<_> = leases
             .into_iter()
-            .map(|(at, lease, _)| self.names[at].ledger.release(&lease, self.now).0)
+            .map(|(at, lease, _)| self.names[at].ledger.release(&Release::free(lease), self.now).0)
             .collect();
         self.trace.push(format!("release {asked:?} -> {answers:?}"));
         assert_eq!(expected, answers, "{:#?}", self.trace);
@@ -193,11 +193,11 @@ impl Pair<'_> {
     async fn renew(&mut self, backend: &MysqlBackend, leases: Vec<(usize, LeaseId, LeaseId)>) {
         let ttl = Ttl::new(Duration::from_hours(2)).unwrap();
         let asked: Vec<_> =
-            leases.iter().map(|(.., there)| Renewal { lease: there.clone(), ttl }).collect();
+            leases.iter().map(|(.., there)| Renewal::new(there.clone(), ttl)).collect();
         let answers: Vec<Renewed> = backend.renew(&asked).await.unwrap();
         let expected: Vec<_> = leases
             .into_iter()
-            .map(|(at, lease, _)| self.names[at].ledger.renew(&Renewal { lease, ttl }, self.now))
+            .map(|(at, lease, _)| self.names[at].ledger.renew(&Renewal::new(lease, ttl), self.now))
             .collect();
         self.trace.push(format!("renew {asked:?} -> {answers:?}"));
         assert_eq!(expected, answers, "{:#?}", self.trace);
@@ -238,7 +238,7 @@ impl Pair<'_> {
 
     async fn compare_lists(&mut self, backend: &MysqlBackend) {
         for known in &self.names {
-            let query = ListQuery { prefix: known.lock.clone(), ..ListQuery::default() };
+            let query = ListQuery::new(known.lock.clone());
             let there = backend.list(&query).await.unwrap();
             let here = known.ledger.list(&name(&known.lock), self.now);
             let said = |leases: &[LeaseInfo]| -> Vec<_> {
@@ -300,12 +300,10 @@ fn new_claim(lock: &str, random: &mut Rng) -> Claim {
     let ttls = [Ttl::Infinite, Ttl::new(Duration::from_hours(1)).unwrap()];
     let graces = [Duration::ZERO, Duration::ZERO, Duration::from_mins(10)];
     let marks = [None, None, Some(Duration::from_mins(10))];
-    Claim {
-        share: random.choice(shares).unwrap(),
-        owner: some_owner(random),
-        ttl: random.choice(ttls).unwrap(),
-        grace: random.choice(graces).unwrap(),
-        mark: random.choice(marks).unwrap(),
-        ..claim(lock)
-    }
+    claim(lock)
+        .with_share(random.choice(shares).unwrap())
+        .with_owner(some_owner(random))
+        .with_ttl(random.choice(ttls).unwrap())
+        .with_grace(random.choice(graces).unwrap())
+        .with_mark(random.choice(marks).unwrap())
 }

@@ -2,11 +2,11 @@
 -- after the other. Look, lock, judge again, write.
 create or replace function {acquire}(
   names text[], attempts uuid[], owners text[], explicits boolean[], weights integer[],
-  capacities integer[], ttls bigint[], graces bigint[], marks bigint[], patient boolean)
+  capacities integer[], ttls bigint[], graces bigint[], marks bigint[], datas text[], patient boolean)
 returns table (
   item bigint, verdict text, granted_token bigint, other_capacity integer,
   holder text, holder_explicit boolean, holder_token bigint, held_for bigint, remaining bigint,
-  retry_after bigint, behind bigint, behind_owner text)
+  retry_after bigint, behind bigint, behind_owner text, holder_data text)
 language plpgsql set enable_seqscan = off as $$
 declare
   c record;                 -- the claim
@@ -38,9 +38,9 @@ begin
     select i.*, i.weight = i.capacity as exclusive, i.grace * interval '1 microsecond' as patience,
            row_number() over same_name = 1 as is_first,
            lead(i.item) over same_name is null as is_last
-    from unnest(names, attempts, owners, explicits, weights, capacities, ttls, graces, marks)
+    from unnest(names, attempts, owners, explicits, weights, capacities, ttls, graces, marks, datas)
          with ordinality
-         as i(name, attempt, owner, explicit, weight, capacity, ttl, grace, mark, item)
+         as i(name, attempt, owner, explicit, weight, capacity, ttl, grace, mark, data, item)
     window same_name as (partition by i.name order by i.item)
     order by i.name collate "C", i.item
   loop
@@ -89,7 +89,7 @@ begin
     item := c.item;
     granted_token := null; other_capacity := null; behind := null; behind_owner := null;
     holder := null; holder_explicit := null; holder_token := null; held_for := null;
-    remaining := null; retry_after := null;
+    remaining := null; retry_after := null; holder_data := null;
 
     loop
       if not is_there then
@@ -107,11 +107,13 @@ begin
       end if;
       if r.attempt = c.attempt then
         verdict := case
-          when not is_foreign and r.locked_by = c.owner and r.expires_at > at then 'replay'
+          when not is_foreign and r.locked_by = c.owner and r.expires_at > at
+               and r.standing = {held} then 'replay'
           else 'ended' end;
       elsif own.attempt is not null then
         verdict := case
-          when is_shared and r.expires_at > at and own.expires_at > at then 'replay'
+          when is_shared and r.expires_at > at and own.expires_at > at
+               and own.standing = {held} then 'replay'
           else 'ended' end;
       else
         taken := 0;
@@ -126,7 +128,8 @@ begin
             into living, lapsed, ended, supersedes
             from {share} h,
             lateral (select (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is true as it,
-                            c.explicit and h.explicit_owner and h.locked_by = c.owner as is_mine)
+                            c.explicit and h.explicit_owner and h.locked_by = c.owner
+                            and h.standing = {held} as is_mine)
               as counts
             where h.name = c.name;
             is_counted := not c.explicit;
@@ -134,7 +137,8 @@ begin
           end if;
           taken := living;
         elsif r.expires_at > at - c.patience then
-          supersedes := c.explicit and r.explicit_owner and not is_foreign and r.locked_by = c.owner;
+          supersedes := c.explicit and r.explicit_owner and not is_foreign and r.locked_by = c.owner
+            and r.standing = {held};
           if not supersedes then
             taken := case when is_foreign then 2147483647 else r.capacity end;
           end if;
@@ -172,24 +176,27 @@ begin
 
     if verdict = 'busy' then
       if is_shared then
-        select h.locked_by as owner, h.explicit_owner as explicit, h.token, h.acquired_at,
+        select h.locked_by as owner, h.explicit_owner as explicit, h.token, h.acquired_at, h.data,
                h.expires_at, min(h.expires_at) over () as first_expires_at
         into e
         from {share} h
         where h.name = c.name and h.attempt <> c.attempt and h.expires_at > at - c.patience
-          and not (c.explicit and h.explicit_owner and h.locked_by = c.owner)
+          and not (c.explicit and h.explicit_owner and h.locked_by = c.owner
+                   and h.standing = {held})
         order by h.expires_at desc, h.token desc
         limit 1;
       else
         select r.locked_by as owner, r.explicit_owner and not is_foreign as explicit,
                r.token + is_foreign::int as token,
                case when not is_foreign then r.acquired_at end as acquired_at,
+               case when not is_foreign then r.data end as data,
                r.expires_at, r.expires_at as first_expires_at
         into e;
       end if;
       holder := e.owner;
       holder_explicit := e.explicit;
       holder_token := e.token;
+      holder_data := e.data;
       held_for := (extract(epoch from at - e.acquired_at) * 1000000)::bigint;
       if e.expires_at < {never} then
         remaining := (extract(epoch from e.expires_at - at) * 1000000)::bigint;
@@ -251,7 +258,8 @@ begin
           where h.name = c.name and h.expires_at > '-infinity'
             and (not is_shared
                  or (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is not true
-                 or c.explicit and h.explicit_owner and h.locked_by = c.owner);
+                 or c.explicit and h.explicit_owner and h.locked_by = c.owner
+                    and h.standing = {held});
           is_counted := false;
         end if;
         if r.attempt is not null and not is_foreign and r.locked_by is not null then
@@ -263,9 +271,9 @@ begin
           on conflict do nothing;
         end if;
         insert into {share} (name, attempt, token, locked_by, explicit_owner, weight, capacity,
-                             acquired_at, expires_at, touched_at)
+                             acquired_at, expires_at, touched_at, data)
         values (c.name, c.attempt, granted_token, c.owner, c.explicit, c.weight, c.capacity,
-                at, until, at);
+                at, until, at, c.data);
         living := living + c.weight;
         if not is_shared then
           r.expires_at := until;
@@ -281,6 +289,8 @@ begin
       end if;
       r.explicit_owner := c.exclusive and c.explicit;
       r.capacity := c.capacity;
+      r.standing := {held};
+      r.data := case when c.exclusive then c.data end;
       r.token := granted_token;
       r.acquired_at := at;
       if r.waiting_weight <= c.weight then
@@ -301,7 +311,7 @@ begin
           capacity = r.capacity, token = r.token, acquired_at = r.acquired_at,
           touched_at = r.touched_at, expires_at = r.expires_at,
           lease_expires_at = r.lease_expires_at, waiting_until = r.waiting_until,
-          waiting_weight = r.waiting_weight
+          waiting_weight = r.waiting_weight, standing = r.standing, data = r.data
       where l.id = r.id;
     end if;
     return next;

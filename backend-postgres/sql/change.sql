@@ -1,17 +1,19 @@
--- Gives leases that are alive another end: `ttls` from now (null is without end), or none of it,
--- which is their release. As `Ledger::renew` and `Ledger::release` do: lock, judge, write.
+-- Gives leases that are alive another end, as `Ledger::renew` and `Ledger::release` do: lock, judge, write.
+-- `hows` has 'renew', for `micros` from now (null is without end), 'free', 'keep', until they are `micros` old,
+-- and 'revoke'.
 create or replace function {change}(
   names text[], attempts uuid[], tokens bigint[], owners text[], explicits boolean[],
-  weights integer[], capacities integer[], ttls bigint[], channel text, patient boolean)
+  weights integer[], capacities integer[], hows text[], micros bigint[], channel text,
+  patient boolean)
 returns table (item bigint, outcome text, by_owner text)
 language plpgsql set enable_seqscan = off as $$
 declare
-  is_release constant boolean := ttls is null;
   c record;
   r {lock}%rowtype;
   own {share}%rowtype;
   at timestamptz;
-  until timestamptz;        -- null for what is released
+  until timestamptz;        -- null for what is free
+  stands smallint;          -- whether the holder still has it
   is_there boolean;
   is_locked boolean;
   is_changed boolean;
@@ -20,16 +22,16 @@ declare
   is_alive boolean;
   patient_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
   ends_last boolean;        -- whether a share may have been the one that the name's row lives for
-  durable boolean := not is_release;
+  durable boolean := false;
 begin
   for c in
     select i.*, i.weight = i.capacity as exclusive,
            row_number() over same_name = 1 as is_first,
            lead(i.item) over same_name is null as is_last
-    from unnest(names, attempts, tokens, owners, explicits, weights, capacities,
-                coalesce(ttls, '{}'))
+    from unnest(names, attempts, tokens, owners, explicits, weights, capacities, hows,
+                micros)
          with ordinality
-         as i(name, attempt, token, owner, explicit, weight, capacity, ttl, item)
+         as i(name, attempt, token, owner, explicit, weight, capacity, how, micros, item)
     window same_name as (partition by i.name order by i.item)
     order by i.name collate "C", i.item
   loop
@@ -38,7 +40,7 @@ begin
       ends_last := false;
       if patient and patient_until > clock_timestamp() then
         -- As in acquire; a renewal, which others of the process wait for, is in a hurry.
-        perform set_config('lock_timeout', case when is_release then '250ms' else '20ms' end, true);
+        perform set_config('lock_timeout', case c.how when 'renew' then '20ms' else '250ms' end, true);
         begin
           perform from {lock} l where l.name = c.name for no key update;
         exception when lock_not_available then null;
@@ -66,6 +68,7 @@ begin
         and (r.explicit_owner and not is_foreign) = c.explicit
         and r.token + is_foreign::int = c.token
         and c.attempt = case when is_foreign or r.attempt is null then {no_attempt} else r.attempt end;
+      stands := case when is_foreign then {held} else r.standing end;
     else
       if is_locked then
         select * into own from {share} h
@@ -79,9 +82,10 @@ begin
       at := clock_timestamp();
       is_alive := is_shared and own.token = c.token and own.locked_by = c.owner
         and own.explicit_owner = c.explicit and own.expires_at > at and r.expires_at > at;
+      stands := own.standing;
     end if;
 
-    if not coalesce(is_alive, false) then
+    if not coalesce(is_alive and (stands = {held} or c.how <> 'renew'), false) then
       outcome := {reason}(c.name, c.attempt, c.token, c.owner, c.explicit, c.weight, c.capacity);
       by_owner := r.locked_by;
     elsif not is_locked or outcome = 'skipped' then
@@ -89,14 +93,24 @@ begin
     else
       outcome := 'ok';
       is_changed := true;
-      until := case when is_release then null
-                    when c.ttl is null then {never}
-                    else at + c.ttl * interval '1 microsecond' end;
-      durable := durable or coalesce(r.expires_at >= {never}, false);
+      durable := durable or c.how <> 'free' or coalesce(r.expires_at >= {never}, false);
+      until := case c.how
+        when 'renew' then coalesce(at + c.micros * interval '1 microsecond', {never})
+        when 'keep' then case when c.exclusive then r.acquired_at else own.acquired_at end
+                         + c.micros * interval '1 microsecond'
+        when 'revoke' then case when c.exclusive then r.expires_at else own.expires_at end
+        end;
+      if until <= at then
+        until := null;
+      end if;
+      stands := case when c.how = 'keep' then {kept}
+                     when c.how = 'revoke' and stands = {held} then {revoked}
+                     else stands end;
       if c.exclusive then
         r.expires_at := until;
+        r.standing := stands;
       else
-        update {share} h set expires_at = until, touched_at = at
+        update {share} h set expires_at = until, standing = stands, touched_at = at
         where h.name = c.name and h.attempt = c.attempt;
         if until >= r.expires_at then
           r.expires_at := until;
@@ -107,7 +121,7 @@ begin
       end if;
       r.lease_expires_at := r.expires_at;
       r.touched_at := at;
-      if is_release and r.waiting_until > at then
+      if c.how in ('free', 'keep') and r.waiting_until > at then
         -- Only where somebody waits: it takes a lock on the whole database at the commit.
         perform pg_notify(channel, c.name);
       end if;
@@ -121,7 +135,8 @@ begin
         ends_last := false;
       end if;
       update {lock} l
-      set expires_at = r.expires_at, lease_expires_at = r.lease_expires_at, touched_at = r.touched_at
+      set expires_at = r.expires_at, lease_expires_at = r.lease_expires_at,
+          touched_at = r.touched_at, standing = r.standing
       where l.id = r.id;
       is_changed := false;
     end if;
@@ -131,7 +146,7 @@ begin
 
   -- Holders rely on their renewals. A release that is lost with the server leaves the lease to its
   -- TTL; one of a lease without a TTL must not be lost.
-  if is_release or current_setting('synchronous_commit') <> 'remote_apply' then
+  if not durable or current_setting('synchronous_commit') <> 'remote_apply' then
     perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
   end if;
 end

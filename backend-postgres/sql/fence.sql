@@ -8,10 +8,10 @@ declare
 begin
   select * into r from {lock} l where l.name = lock_name for key share;
   if r.expires_at > clock_timestamp() and r.expires_at = r.lease_expires_at
-     and (r.attempt is not null and r.token = fencing_token
+     and (r.attempt is not null and r.token = fencing_token and r.standing = {held}
           or r.attempt is null and exists (
             select from {share} h
-            where h.name = lock_name and h.token = fencing_token
+            where h.name = lock_name and h.token = fencing_token and h.standing = {held}
               and h.expires_at > clock_timestamp())) then
     return;
   end if;

@@ -18,7 +18,9 @@ alter table {lock}
   add column if not exists lease_expires_at timestamptz,
   add column if not exists touched_at timestamptz,
   add column if not exists waiting_until timestamptz,
-  add column if not exists waiting_weight integer not null default 0;
+  add column if not exists waiting_weight integer not null default 0,
+  add column if not exists standing smallint not null default 0,
+  add column if not exists data text;
 
 create table if not exists {share} (
   name text collate "C" not null,
@@ -31,5 +33,7 @@ create table if not exists {share} (
   acquired_at timestamptz not null,
   expires_at timestamptz,
   touched_at timestamptz not null,
+  standing smallint not null default 0,
+  data text,
   primary key (name, attempt)
 ) with (fillfactor = 70);

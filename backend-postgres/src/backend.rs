@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use database_locks_core::{
-    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, Holder, LeaseId, LeaseInfo, ListQuery,
-    LockBackend, LockName, LossReason, Owner, Released, Renewal, Renewed, Result, Share, Token,
-    Ttl, Verdict, Wakeups, async_trait,
+    Attempt, Busy, Capabilities, Claim, Data, Error, ErrorKind, Holder, How, LeaseId, LeaseInfo,
+    ListQuery, LockBackend, LockName, LossReason, Owner, Release, Released, Renewal, Renewed,
+    Result, Share, Standing, Token, Ttl, Verdict, Wakeups, async_trait,
 };
 use futures_util::future::join3;
 use tokio_postgres::Row;
@@ -152,6 +152,7 @@ impl PostgresBackend {
         let ttls = column(claims, |c| ttl_micros(c.ttl));
         let graces = column(claims, |c| micros(c.grace));
         let marks = column(claims, |c| c.mark.map(micros));
+        let datas = column(claims, |c| c.data.as_ref().map(Data::as_str));
         let parameters: &[Parameter<'_>] = &[
             (&names, Type::TEXT_ARRAY),
             (&attempts, Type::UUID_ARRAY),
@@ -162,6 +163,7 @@ impl PostgresBackend {
             (&ttls, Type::INT8_ARRAY),
             (&graces, Type::INT8_ARRAY),
             (&marks, Type::INT8_ARRAY),
+            (&datas, Type::TEXT_ARRAY),
             (&patient, Type::BOOL),
         ];
         let connection = self.connections.shared().await?;
@@ -186,20 +188,21 @@ impl PostgresBackend {
         }
     }
 
-    /// Extends leases to these TTLs, or ends them.
     async fn change(
         &self,
-        leases: &[&LeaseId],
-        ttls: Option<&[Option<i64>]>,
+        verb: Verb,
+        changes: &[Change<'_>],
         patient: bool,
     ) -> Result<Vec<Changed>> {
-        let names = column(leases, |l| l.name.as_str());
-        let attempts = column(leases, |l| l.attempt.as_uuid());
-        let tokens = column(leases, |l| i64::try_from(l.token.get()).unwrap_or(i64::MAX));
-        let owners = column(leases, |l| l.owner.label());
-        let explicit = column(leases, |l| l.owner.is_explicit());
-        let weights = column(leases, |l| int(l.share.weight()));
-        let capacities = column(leases, |l| int(l.share.capacity()));
+        let names = column(changes, |c| c.lease.name.as_str());
+        let attempts = column(changes, |c| c.lease.attempt.as_uuid());
+        let tokens = column(changes, |c| i64::try_from(c.lease.token.get()).unwrap_or(i64::MAX));
+        let owners = column(changes, |c| c.lease.owner.label());
+        let explicit = column(changes, |c| c.lease.owner.is_explicit());
+        let weights = column(changes, |c| int(c.lease.share.weight()));
+        let capacities = column(changes, |c| int(c.lease.share.capacity()));
+        let hows = column(changes, |c| c.how);
+        let micros = column(changes, |c| c.micros);
         let channel = self.tables.channel();
         let parameters: &[Parameter<'_>] = &[
             (&names, Type::TEXT_ARRAY),
@@ -209,43 +212,38 @@ impl PostgresBackend {
             (&explicit, Type::BOOL_ARRAY),
             (&weights, Type::INT4_ARRAY),
             (&capacities, Type::INT4_ARRAY),
-            (&ttls, Type::INT8_ARRAY),
+            (&hows, Type::TEXT_ARRAY),
+            (&micros, Type::INT8_ARRAY),
             (&channel, Type::TEXT),
             (&patient, Type::BOOL),
         ];
-        let (operation, connection) = match ttls {
-            Some(_) => ("renew", self.connections.for_renewals().await?),
-            None => ("release", self.connections.shared().await?),
+        let (operation, connection) = match verb {
+            Verb::Renew => ("renew", self.connections.for_renewals().await?),
+            Verb::Release => ("release", self.connections.shared().await?),
         };
         match self.query(connection, &self.statements.change, parameters).await {
-            Ok(rows) => by_ordinal(leases.len(), &rows, Changed::Skipped, |row, i| {
-                changed(row, &leases[i].name)
+            Ok(rows) => by_ordinal(changes.len(), &rows, Changed::Skipped, |row, i| {
+                changed(row, &changes[i].lease.name)
             }),
-            Err(error) if error::is_row_locked(&error) => Ok(vec![Changed::Skipped; leases.len()]),
+            Err(error) if error::is_row_locked(&error) => Ok(vec![Changed::Skipped; changes.len()]),
             Err(error) => Err(self.failed(operation, error)),
         }
     }
 
     /// As [`change`](Self::change). Shares are often contended by those beside them, which is over in
     /// a moment: they are asked for once more, patiently.
-    async fn change_patiently(
-        &self,
-        leases: &[&LeaseId],
-        ttls: Option<&[Option<i64>]>,
-    ) -> Result<Vec<Changed>> {
-        if leases.is_empty() {
+    async fn change_patiently(&self, verb: Verb, changes: &[Change<'_>]) -> Result<Vec<Changed>> {
+        if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut changed = self.change(leases, ttls, false).await?;
-        let again: Vec<usize> = (0..leases.len())
-            .filter(|&i| changed[i] == Changed::Skipped && !leases[i].share.is_exclusive())
+        let mut changed = self.change(verb, changes, false).await?;
+        let again: Vec<usize> = (0..changes.len())
+            .filter(|&i| changed[i] == Changed::Skipped && !changes[i].lease.share.is_exclusive())
             .collect();
         if !again.is_empty() {
-            let leases = column(&again, |&i| leases[i]);
-            let ttls = ttls.map(|ttls| column(&again, |&i| ttls[i]));
-            let outcomes = match self.change(&leases, ttls.as_deref(), true).await {
+            let outcomes = match self.change(verb, &column(&again, |&i| changes[i]), true).await {
                 // What was renewed before stays renewed, and these are asked for again.
-                Err(error) if ttls.is_some() => {
+                Err(error) if verb == Verb::Renew => {
                     tracing::debug!(%error, "renewals that were skipped failed the second time");
                     Vec::new()
                 }
@@ -325,9 +323,12 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
-        let leases = column(renewals, |r| &r.lease);
-        let ttls = column(renewals, |r| ttl_micros(r.ttl));
-        let changed = self.change_patiently(&leases, Some(&ttls)).await?;
+        let changes = column(renewals, |r| Change {
+            lease: &r.lease,
+            how: "renew",
+            micros: ttl_micros(r.ttl),
+        });
+        let changed = self.change_patiently(Verb::Renew, &changes).await?;
         Ok(column(&changed, |changed| match changed {
             Changed::Done => Renewed::Alive,
             Changed::Skipped => Renewed::Skipped,
@@ -335,11 +336,11 @@ impl LockBackend for PostgresBackend {
         }))
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        let leases: Vec<&LeaseId> = leases.iter().collect();
-        let changed = self.change_patiently(&leases, None).await?;
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        let changes = releases.iter().map(Change::release).collect::<Result<Vec<_>>>()?;
+        let changed = self.change_patiently(Verb::Release, &changes).await?;
         Ok(column(&changed, |changed| match changed {
-            Changed::Done => Released::Freed,
+            Changed::Done => Released::Done,
             Changed::Skipped => Released::Skipped,
             Changed::Lost(reason) => Released::Lost(*reason),
         }))
@@ -446,15 +447,40 @@ fn doubt_the_last_holder(name: &LockName, row: &Row) -> Result<()> {
 
 fn busy(row: &Row) -> Result<Busy> {
     let holder = match get::<Option<i64>>(row, 6)? {
-        None => None,
-        Some(held) => Some(Holder {
-            owner: owner(get(row, 4)?, get(row, 5)?),
-            token: token(held),
-            held_for: get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration),
-            remaining: get::<Option<i64>>(row, 8)?.map(duration),
-        }),
+        None => return Ok(Busy::default()),
+        Some(held) => Holder::new(owner(get(row, 4)?, get(row, 5)?), token(held))
+            .with_held_for(get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration))
+            .with_remaining(get::<Option<i64>>(row, 8)?.map(duration))
+            .with_data(data(get(row, 12)?)),
     };
-    Ok(Busy { holder, retry_after: get::<Option<i64>>(row, 9)?.map(duration) })
+    Ok(Busy::by(holder).with_retry_after(get::<Option<i64>>(row, 9)?.map(duration)))
+}
+
+/// Which verb asks for changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Renew,
+    Release,
+}
+
+/// A renewal or a release, as `change.sql` has it.
+#[derive(Debug, Clone, Copy)]
+struct Change<'a> {
+    lease: &'a LeaseId,
+    how: &'static str,
+    micros: Option<i64>,
+}
+
+impl<'a> Change<'a> {
+    fn release(release: &'a Release) -> Result<Self> {
+        release.check_foreign()?;
+        let (how, micros) = match release.how {
+            How::Free => ("free", None),
+            How::Keep { until_age } => ("keep", Some(micros(until_age))),
+            How::Revoke => ("revoke", None),
+        };
+        Ok(Self { lease: &release.lease, how, micros })
+    }
 }
 
 /// What became of a renewal or a release.
@@ -492,18 +518,26 @@ fn lease_info(row: &Row) -> Result<Option<LeaseInfo>> {
         return Ok(None);
     };
     let weight = get::<i32>(row, 5)?.unsigned_abs();
-    Ok(Some(LeaseInfo {
-        lease: LeaseId {
-            name,
-            attempt: Attempt::from_uuid(get(row, 1)?),
-            token: token(get(row, 2)?),
-            owner: owner(get(row, 3)?, get(row, 4)?),
-            share: Share::new(weight, get::<i32>(row, 6)?.unsigned_abs())?,
-        },
-        held_for: get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration),
-        remaining: get::<Option<i64>>(row, 8)?.map(duration),
-        waited_for: get(row, 9)?,
-    }))
+    let lease = LeaseId::new(
+        name,
+        Attempt::from_uuid(get(row, 1)?),
+        token(get(row, 2)?),
+        owner(get(row, 3)?, get(row, 4)?),
+        Share::new(weight, get::<i32>(row, 6)?.unsigned_abs())?,
+    );
+    let standing = u8::try_from(get::<i16>(row, 10)?).unwrap_or(u8::MAX);
+    let info = LeaseInfo::new(lease)
+        .with_held_for(get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration))
+        .with_remaining(get::<Option<i64>>(row, 8)?.map(duration))
+        .with_waited_for(get(row, 9)?)
+        .with_standing(Standing::of_code(standing))
+        .with_data(data(get(row, 11)?));
+    Ok(Some(info))
+}
+
+/// What somebody else has stored and could not be ours is left out.
+fn data(stored: Option<&str>) -> Option<Data> {
+    stored.and_then(|text| Data::new(text).ok())
 }
 
 fn owner(label: Option<&str>, explicit: Option<bool>) -> Owner {

@@ -30,6 +30,7 @@
 //! changed since is an error 40001 instead of "contended"; the backend then wraps its statements into
 //! explicit `READ COMMITTED` transactions.
 
+use database_locks_core::Standing;
 use database_locks_core::ledger::Ledger;
 
 use crate::config::Tables;
@@ -100,6 +101,10 @@ const NEVER: &str = "timestamptz '9999-01-01 00:00:00+00'";
 /// In place of the attempt of a lease that somebody else's client wrote.
 const NO_ATTEMPT: &str = "uuid '00000000-0000-0000-0000-000000000000'";
 
+fn standing(standing: Standing) -> String {
+    format!("smallint '{}'", standing.code())
+}
+
 /// Of the functions: another one for each change of what they do, once they were published.
 const VERSION: u32 = 1;
 
@@ -108,11 +113,12 @@ const IS_MIGRATED: &str = "\
 select (select count(*) from pg_attribute
         where attrelid = to_regclass($1) and not attisdropped
           and attname in ('attempt', 'token', 'explicit_owner', 'capacity', 'acquired_at',
-                          'lease_expires_at', 'touched_at', 'waiting_until', 'waiting_weight')) = 9
+                          'lease_expires_at', 'touched_at', 'waiting_until', 'waiting_weight',
+                          'standing', 'data')) = 11
    and (select count(*) from pg_attribute
         where attrelid = to_regclass($2) and not attisdropped
           and attname in ('name', 'attempt', 'token', 'locked_by', 'explicit_owner', 'weight',
-                          'capacity', 'acquired_at', 'expires_at', 'touched_at')) = 10
+                          'capacity', 'acquired_at', 'expires_at', 'touched_at', 'standing', 'data')) = 12
    and (select count(*) from unnest($3::text[]) f where to_regproc(f) is not null)
          = cardinality($3::text[])";
 
@@ -120,12 +126,12 @@ select (select count(*) from pg_attribute
 #[derive(Debug)]
 pub(crate) struct Statements {
     /// Decides claims: `$1` names, `$2` attempts, `$3` owners, `$4` whether explicit, `$5`
-    /// weights, `$6` capacities, `$7` TTLs, `$8` graces, `$9` marks, the last three in µs, `$10`
+    /// weights, `$6` capacities, `$7` TTLs, `$8` graces, `$9` marks, these three in µs, `$10` data, `$11`
     /// whether to wait a moment for rows that are locked.
     pub(crate) acquire: String,
     /// Extends or ends leases: `$1` names, `$2` attempts, `$3` tokens, `$4` owners, `$5` whether
-    /// explicit, `$6` weights, `$7` capacities, `$8` TTLs in µs or null to end them, `$9` the channel
-    /// for hints, `$10` as of `acquire`.
+    /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
+    /// hints, `$11` as of `acquire`.
     pub(crate) change: String,
     /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit.
     pub(crate) list: String,
@@ -149,6 +155,9 @@ impl Statements {
                 .replace("{share}", &tables.share())
                 .replace("{never}", NEVER)
                 .replace("{no_attempt}", NO_ATTEMPT)
+                .replace("{held}", &standing(Standing::Held))
+                .replace("{kept}", &standing(Standing::Kept))
+                .replace("{revoked}", &standing(Standing::Revoked))
                 .replace("{most_remembered}", &Ledger::MOST_REMEMBERED.to_string())
                 .replace("{least_remembered}", &Ledger::LEAST_REMEMBERED.to_string());
             for (verb, function) in &functions {
@@ -164,8 +173,8 @@ impl Statements {
             include_str!("../sql/fence.sql"),
         ];
         Self {
-            acquire: named("select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"),
-            change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"),
+            acquire: named("select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"),
+            change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"),
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             schema: named(&schema.join("\n")),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{Store, ask, claim, hold};
 use database_locks_core::{
-    Claim, ErrorKind, LeaseId, ListQuery, LockBackend, Released, Renewal, Renewed, Share, Ttl,
+    ErrorKind, LeaseId, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Share, Ttl,
     Verdict,
 };
 use database_locks_postgres::deadpool_postgres::Connect;
@@ -22,12 +22,12 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 async fn renew(backend: &PostgresBackend, lease: &LeaseId) -> Renewed {
-    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+    let renewal = Renewal::new(lease.clone(), Ttl::DEFAULT);
     backend.renew(&[renewal]).await.unwrap()[0]
 }
 
 async fn release(backend: &PostgresBackend, lease: &LeaseId) -> Released {
-    backend.release(std::slice::from_ref(lease)).await.unwrap()[0]
+    backend.release(&[Release::free(lease.clone())]).await.unwrap()[0]
 }
 
 #[tokio::test]
@@ -43,13 +43,13 @@ async fn programs_of_two_versions_exclude_each_other() {
             "acquire" => {
                 "select verdict from database_locks_lock_acquire_0(array[$1], array[$2]::text[]::uuid[],
                    array['old'], array[false], array[2147483647], array[2147483647],
-                   array[60000000], array[0], array[null]::bigint[], false)
+                   array[60000000], array[0], array[null]::bigint[], array[null]::text[], false)
                  where $3::bigint = 0"
             }
             _ => {
                 "select outcome from database_locks_lock_change_0(array[$1], array[$2]::text[]::uuid[],
                    array[$3::bigint], array['old'], array[false], array[2147483647], array[2147483647],
-                   null, 'channel', false)"
+                   array['free'], array[null]::bigint[], 'channel', false)"
             }
         };
         let attempt = "019ac4d0-0000-7000-8000-000000000000";
@@ -58,7 +58,7 @@ async fn programs_of_two_versions_exclude_each_other() {
 
     let ours = hold(&backend, &claim("x")).await;
     assert_eq!(older("acquire", "x", 0).await, "busy");
-    assert_eq!(release(&backend, &ours).await, Released::Freed);
+    assert_eq!(release(&backend, &ours).await, Released::Done);
     assert_eq!(older("acquire", "x", 0).await, "granted");
     assert!(matches!(ask(&backend, &claim("x")).await, Verdict::Busy(_)));
     let theirs = backend.list(&ListQuery::default()).await.unwrap()[0].lease.clone();
@@ -109,11 +109,11 @@ async fn lock_user_may_have_the_right_to_execute_alone() {
     client.batch_execute(&grants).await.unwrap();
     let backend = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
     for share in [Share::ALL, Share::ONE] {
-        let asked = Claim { share, ..claim(&format!("{share}")) };
+        let asked = claim(&format!("{share}")).with_share(share);
         let held = hold(&backend, &asked).await;
         assert!(matches!(ask(&backend, &claim(asked.name.as_str())).await, Verdict::Busy(_)));
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
         assert!(matches!(renew(&backend, &held).await, Renewed::Lost(_)));
     }
     let error = backend.list(&ListQuery::default()).await.unwrap_err();
@@ -135,15 +135,15 @@ async fn fenced_transaction_holds_back_successors_and_lets_its_renewal_pass() {
     let (store, backend) = Store::migrated().await;
     let (work, other) = (store.client().await, store.client().await);
     for share in [Share::ALL, Share::ONE] {
-        let asked = Claim { share, ..claim(&format!("{share}")) };
+        let asked = claim(&format!("{share}")).with_share(share);
         let held = hold(&backend, &asked).await;
-        let next = Claim { share: Share::ALL, ..claim(asked.name.as_str()) };
+        let next = claim(asked.name.as_str()).with_share(Share::ALL);
 
         fence(&work, &held).await.unwrap();
         fence(&other, &held).await.unwrap();
         other.batch_execute("commit").await.unwrap();
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
         // It is free, and nobody gets it before the work is committed.
         assert_eq!(ask(&backend, &next).await, Verdict::Skipped);
         work.batch_execute("commit").await.unwrap();
@@ -153,9 +153,9 @@ async fn fenced_transaction_holds_back_successors_and_lets_its_renewal_pass() {
         let error = fence(&work, &held).await.unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE));
         work.batch_execute("rollback").await.unwrap();
-        assert_eq!(release(&backend, &taken).await, Released::Freed);
+        assert_eq!(release(&backend, &taken).await, Released::Done);
     }
-    let brief = Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim("expired") };
+    let brief = claim("expired").with_ttl(Ttl::new(Ttl::MIN).unwrap());
     let dead = hold(&backend, &brief).await;
     tokio::time::sleep(Ttl::MIN * 3).await;
     fence(&work, &dead).await.unwrap_err();
@@ -198,7 +198,7 @@ async fn table_is_the_one_that_was_found_first_whatever_a_session_says_later() {
         }
     };
     assert!(matches!(verdict[..], [Verdict::Busy(_)]), "it asked another table: {verdict:?}");
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
     assert!(decoy_backend.list(&ListQuery::default()).await.unwrap().is_empty());
 }
 
@@ -253,7 +253,7 @@ async fn password_is_asked_for_whenever_a_connection_is_made() {
     assert_eq!(after().await.unwrap_err().kind(), ErrorKind::Permission);
     *current.lock().unwrap() = "second";
     assert!(matches!(after().await.unwrap()[..], [Verdict::Granted(_)]));
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
 }
 
 /// Connects as the driver does, and counts.
@@ -287,9 +287,9 @@ async fn connections_may_be_made_by_the_user() {
     let made = Arc::clone(&connect.0);
     let backend = PostgresBackend::connect_by(store.config(), connect).await.unwrap();
     for share in [Share::ALL, Share::ONE] {
-        let held = hold(&backend, &Claim { share, ..claim(&format!("{share}")) }).await;
+        let held = hold(&backend, &claim(&format!("{share}")).with_share(share)).await;
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
     }
     assert!(backend.wakeups().await.unwrap().is_none());
     assert_eq!(made.load(Ordering::SeqCst), 2, "one is shared, and one for renewals");

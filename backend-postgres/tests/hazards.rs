@@ -7,29 +7,29 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Store, ask, claim, hold, lease, name};
+use common::{Store, ask, claim, hold, name};
 use database_locks_core::{
-    Attempt, Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released,
-    Renewal, Renewed, Share, Ttl, Verdict, Wakeup,
+    Attempt, Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Release,
+    Released, Renewal, Renewed, Share, Ttl, Verdict, Wakeup,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
 use futures_util::StreamExt;
 
 fn short(lock: &str) -> Claim {
-    Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim(lock) }
+    claim(lock).with_ttl(Ttl::new(Ttl::MIN).unwrap())
 }
 
 fn reader(lock: &str) -> Claim {
-    Claim { share: Share::ONE, ..claim(lock) }
+    claim(lock).with_share(Share::ONE)
 }
 
 async fn renew(backend: &PostgresBackend, lease: &LeaseId) -> Renewed {
-    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+    let renewal = Renewal::new(lease.clone(), Ttl::DEFAULT);
     backend.renew(&[renewal]).await.unwrap()[0]
 }
 
 async fn release(backend: &PostgresBackend, lease: &LeaseId) -> Released {
-    backend.release(std::slice::from_ref(lease)).await.unwrap()[0]
+    backend.release(&[Release::free(lease.clone())]).await.unwrap()[0]
 }
 
 /// Longer than the shortest TTL by far, so that only a wrong clock can still see it alive.
@@ -46,7 +46,7 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
         ("rollback", Share::ONE),
         ("commit", Share::ONE),
     ] {
-        let asked = Claim { share, ..short(&format!("{end} {share}")) };
+        let asked = short(&format!("{end} {share}")).with_share(share);
         let held = hold(&backend, &asked).await;
         let blocker = store.client().await;
         blocker.batch_execute("begin").await.unwrap();
@@ -75,8 +75,8 @@ async fn row_locked_past_the_ttl_renews_and_grants_nothing_dead() {
 
         let next = hold(&backend, &claim(asked.name.as_str())).await;
         assert!(next.token > held.token);
-        assert_eq!(release(&backend, &next).await, Released::Freed);
-        assert_eq!(release(&backend, &free).await, Released::Freed);
+        assert_eq!(release(&backend, &next).await, Released::Done);
+        assert_eq!(release(&backend, &free).await, Released::Done);
     }
 }
 
@@ -95,16 +95,19 @@ async fn locked_row_does_not_stall_the_other_names_of_a_batch() {
         .await
         .unwrap();
 
-    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let renewals = leases.clone().map(|lease| Renewal::new(lease, Ttl::DEFAULT));
     assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
-    assert_eq!(backend.release(&leases).await.unwrap(), [Released::Skipped, Released::Freed]);
+    assert_eq!(
+        backend.release(&Release::free_all(&leases)).await.unwrap(),
+        [Released::Skipped, Released::Done]
+    );
     let verdicts =
         backend.acquire(&[claim("a"), claim("b"), claim("uncommitted"), claim("c")]).await.unwrap();
     let kinds: Vec<_> = verdicts.iter().map(Kind::kind).collect();
     assert_eq!(kinds, ["busy", "granted", "skipped", "granted"]);
 
     transaction.rollback().await.unwrap();
-    assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+    assert_eq!(release(&backend, &leases[0]).await, Released::Done);
 }
 
 #[tokio::test]
@@ -124,13 +127,14 @@ async fn locked_share_does_not_stall_the_other_leases_of_a_batch() {
         )
         .await
         .unwrap();
-    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let renewals = leases.clone().map(|lease| Renewal::new(lease, Ttl::DEFAULT));
     let renewed = tokio::time::timeout(Duration::from_secs(20), backend.renew(&renewals));
     let renewed = renewed.await.expect("the batch waited for a share's row").unwrap();
     assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive, Renewed::Alive]);
-    let released = tokio::time::timeout(Duration::from_secs(20), backend.release(&leases));
+    let releases = Release::free_all(&leases);
+    let released = tokio::time::timeout(Duration::from_secs(20), backend.release(&releases));
     let released = released.await.expect("the batch waited for a share's row").unwrap();
-    assert_eq!(released, [Released::Skipped, Released::Freed, Released::Freed]);
+    assert_eq!(released, [Released::Skipped, Released::Done, Released::Done]);
 
     // A grant of all of a lock has to remove the rows of shares that have ended.
     expire(&store, "a").await;
@@ -156,25 +160,22 @@ async fn batch_with_one_name_twice_grants_it_once() {
     let (_store, backend) = Store::migrated().await;
     for share in [Share::ALL, Share::ONE] {
         let lock = format!("twice {share}");
-        let twice = Claim { share, ..claim(&lock) };
+        let twice = claim(&lock).with_share(share);
         for _ in 0..2 {
             let verdicts = backend
                 .acquire(&[
-                    Claim { attempt: claim("x").attempt, ..twice.clone() },
-                    Claim { attempt: claim("x").attempt, ..twice.clone() },
+                    twice.clone().with_attempt(claim("x").attempt),
+                    twice.clone().with_attempt(claim("x").attempt),
                 ])
                 .await
                 .unwrap();
             let granted = verdicts.iter().filter(|v| v.kind() == "granted").count();
             assert!(granted <= if share.is_exclusive() { 1 } else { 2 }, "{verdicts:?}");
-            let held = backend
-                .list(&ListQuery { prefix: lock.clone(), ..ListQuery::default() })
-                .await
-                .unwrap();
+            let held = backend.list(&ListQuery::new(lock.clone())).await.unwrap();
             assert_eq!(held.len(), granted);
             let leases: Vec<_> = held.into_iter().map(|info| info.lease).collect();
-            let released = backend.release(&leases).await.unwrap();
-            assert_eq!(released, vec![Released::Freed; granted]);
+            let released = backend.release(&Release::free_all(&leases)).await.unwrap();
+            assert_eq!(released, vec![Released::Done; granted]);
         }
     }
     assert!(backend.acquire(&[]).await.unwrap().is_empty());
@@ -213,7 +214,7 @@ async fn hostile_defaults_of_the_session_change_nothing() {
                     let asked = claim("contested");
                     if let Verdict::Granted(token) = ask(&hostile, &asked).await {
                         granted += 1;
-                        let held = lease(&asked, token);
+                        let held = asked.lease(token);
                         let renewed = renew(&hostile, &held).await;
                         assert!(matches!(renewed, Renewed::Alive | Renewed::Skipped));
                         while release(&hostile, &held).await == Released::Skipped {}
@@ -229,10 +230,7 @@ async fn hostile_defaults_of_the_session_change_nothing() {
         }
         assert!(granted > 0);
         let held = hold(&hostile, &claim(isolation)).await;
-        let seen = admin
-            .list(&ListQuery { prefix: isolation.to_owned(), ..ListQuery::default() })
-            .await
-            .unwrap();
+        let seen = admin.list(&ListQuery::new(isolation.to_owned())).await.unwrap();
         assert_eq!(seen[0].lease, held);
         let remaining = seen[0].remaining.unwrap();
         assert!(remaining > Duration::from_secs(30) && remaining <= Duration::from_mins(1));
@@ -317,7 +315,7 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     assert!(is_live("free").await);
 
     // It may be called as our owner is, also one that was named explicitly.
-    let namesake = Claim { owner: Owner::explicit("alice").unwrap(), ..claim("namesake") };
+    let namesake = claim("namesake").with_owner(Owner::explicit("alice").unwrap());
     let ours_too = hold(&backend, &namesake).await;
     django
         .batch_execute(
@@ -329,7 +327,7 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     assert_eq!(renew(&backend, &ours_too).await, Renewed::Lost(LossReason::Taken));
     assert_eq!(release(&backend, &ours_too).await, Released::Lost(LossReason::Taken));
     assert_eq!(ask(&backend, &namesake).await.kind(), "ended");
-    assert_eq!(ask(&backend, &Claim { attempt: Attempt::new(), ..namesake }).await.kind(), "busy");
+    assert_eq!(ask(&backend, &namesake.with_attempt(Attempt::new())).await.kind(), "busy");
     assert!(is_live("namesake").await);
 
     // What Django holds can be listed, and released by force.
@@ -337,17 +335,17 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     assert_eq!(listed.len(), 3);
     for (info, lock) in listed.iter().zip(["free", "held", "namesake"]) {
         assert_eq!((info.lease.name.as_str(), info.lease.share), (lock, Share::ALL));
-        assert_eq!(release(&backend, &info.lease).await, Released::Freed);
+        assert_eq!(release(&backend, &info.lease).await, Released::Done);
         assert!(!is_live(lock).await);
     }
     assert!(hold(&backend, &claim("free")).await.token > ours.token);
 
     // A shared name is held for Django until the last share ends, whichever that is.
     let one = hold(&backend, &reader("r")).await;
-    hold(&backend, &Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..reader("r") }).await;
+    hold(&backend, &reader("r").with_ttl(Ttl::new(Ttl::MIN).unwrap())).await;
     outlive().await;
     assert!(is_live("r").await);
-    let two = hold(&backend, &Claim { attempt: claim("r").attempt, ..reader("r") }).await;
+    let two = hold(&backend, &reader("r").with_attempt(claim("r").attempt)).await;
     release(&backend, &one).await;
     assert!(is_live("r").await);
     release(&backend, &two).await;
@@ -429,7 +427,7 @@ async fn lock_user_needs_four_rights_on_two_tables() {
     for asked in [claim("x"), reader("y"), reader("y")] {
         let held = hold(&backend, &asked).await;
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
     }
     backend.list(&ListQuery::default()).await.unwrap();
     backend.clean_up(Duration::ZERO).await.unwrap();
@@ -460,7 +458,7 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
     }
     assert_eq!(state().await, before, "a busy poll wrote or locked a row");
 
-    let marked = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
+    let marked = claim("x").with_mark(Duration::from_mins(1));
     ask(&backend, &marked).await;
     let after = state().await;
     assert_ne!(after[0], before[0], "the mark was not written");
@@ -499,7 +497,7 @@ async fn killed_connections_are_replaced() {
     assert!(killed >= 2, "only {killed} were killed");
     // The word of the server may still be on its way: then the request fails as retryable.
     for attempts in 0.. {
-        let renewal = Renewal { lease: held.clone(), ttl: Ttl::DEFAULT };
+        let renewal = Renewal::new(held.clone(), Ttl::DEFAULT);
         match backend.renew(&[renewal]).await {
             Ok(renewed) => {
                 assert_eq!(renewed, [Renewed::Alive]);
@@ -509,9 +507,9 @@ async fn killed_connections_are_replaced() {
         }
     }
     for attempts in 0.. {
-        match backend.release(std::slice::from_ref(&held)).await {
+        match backend.release(&[Release::free(held.clone())]).await {
             Ok(released) => {
-                assert_eq!(released, [Released::Freed]);
+                assert_eq!(released, [Released::Done]);
                 break;
             }
             Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
@@ -543,7 +541,7 @@ async fn dropped_request_takes_its_connection_with_it() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(release(&backend, &lease(&stuck[0], token)).await, Released::Freed);
+    assert_eq!(release(&backend, &stuck[0].lease(token)).await, Released::Done);
 }
 
 #[tokio::test]
@@ -604,10 +602,10 @@ async fn waiter_is_told_of_a_release_and_nobody_else_is() {
 
     let quiet = hold(&backend, &claim("nobody waits")).await;
     let held = hold(&backend, &claim("x")).await;
-    let waiter = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
+    let waiter = claim("x").with_mark(Duration::from_mins(1));
     ask(&backend, &waiter).await;
-    assert_eq!(release(&backend, &quiet).await, Released::Freed);
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &quiet).await, Released::Done);
+    assert_eq!(release(&backend, &held).await, Released::Done);
     assert_eq!(wakeups.next().await, Some(Wakeup::Released(name("x"))));
 
     let client = store.client().await;
@@ -625,9 +623,9 @@ async fn waiter_is_told_of_a_release_and_nobody_else_is() {
 async fn explicit_owner_supersedes_its_own_shares_and_no_others() {
     let (_store, backend) = Store::migrated().await;
     let alice = Owner::explicit("alice").unwrap();
-    let mine = Claim { owner: alice.clone(), ..reader("x") };
+    let mine = reader("x").with_owner(alice.clone());
     let old = hold(&backend, &mine).await;
-    let writer = Claim { owner: alice.clone(), ..claim("x") };
+    let writer = claim("x").with_owner(alice.clone());
     let new = hold(&backend, &writer).await;
     assert!(new.token > old.token);
     assert_eq!(renew(&backend, &old).await, Renewed::Lost(LossReason::Superseded));
@@ -635,7 +633,7 @@ async fn explicit_owner_supersedes_its_own_shares_and_no_others() {
     // The share that was superseded must not count, or live, beside the new one.
     hold(&backend, &reader("x")).await;
     assert!(matches!(renew(&backend, &old).await, Renewed::Lost(_)));
-    assert_eq!(ask(&backend, &Claim { owner: alice, ..claim("x") }).await.kind(), "busy");
+    assert_eq!(ask(&backend, &claim("x").with_owner(alice)).await.kind(), "busy");
 }
 
 #[tokio::test]
@@ -675,6 +673,7 @@ impl Kind for Verdict {
             Verdict::CapacityMismatch(_) => "mismatch",
             Verdict::Ended => "ended",
             Verdict::Skipped => "skipped",
+            other => panic!("{other:?} is unknown"),
         }
     }
 }

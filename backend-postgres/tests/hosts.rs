@@ -28,7 +28,7 @@ async fn host_that_hangs_is_given_up_for_the_next() {
     let backend = timeout(PATIENCE, connecting).await.unwrap().unwrap();
     backend.migrate().await.unwrap();
     let lease = hold(&backend, &claim("one")).await;
-    let renewal = Renewal { lease, ttl: Ttl::DEFAULT };
+    let renewal = Renewal::new(lease, Ttl::DEFAULT);
     assert_eq!(backend.renew(&[renewal]).await.unwrap(), [Renewed::Alive]);
 }
 
@@ -77,7 +77,7 @@ async fn host_is_passed_over_while_it_is_tried() {
     let backend = hosts.connect(UNHURRIED).await.unwrap();
     backend.migrate().await.unwrap();
     let lease = hold(&backend, &claim("one")).await;
-    let renewals = [Renewal { lease, ttl: Ttl::DEFAULT }];
+    let renewals = [Renewal::new(lease, Ttl::DEFAULT)];
     hosts.proxies[0].black_hole();
     // There is no connection for renewals yet. Any time is long enough to have begun with it.
     let given_up = timeout(Duration::from_secs(2), backend.renew(&renewals)).await;

@@ -13,7 +13,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{ask, claim, hold};
-use database_locks_core::{ErrorKind, LockBackend, Released, Renewal, Renewed, Ttl, Verdict};
+use database_locks_core::{
+    ErrorKind, LockBackend, Release, Released, Renewal, Renewed, Ttl, Verdict,
+};
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
 use database_locks_test_servers::{POSTGRES, Postgres, Server};
 use tokio::time::timeout;
@@ -70,11 +72,11 @@ async fn lease_that_the_standby_has_is_kept_over_a_failover() {
 
     pair.standby.control(&["promote"]).unwrap();
     let ttl = Ttl::new(Duration::from_mins(1)).unwrap();
-    let renewed = backend.renew(&[Renewal { lease: lease.clone(), ttl }]).await.unwrap();
+    let renewed = backend.renew(&[Renewal::new(lease.clone(), ttl)]).await.unwrap();
     assert_eq!(renewed, [Renewed::Alive]);
     assert!(matches!(ask(&backend, &claim("one")).await, Verdict::Busy(_)));
-    let released = backend.release(std::slice::from_ref(&lease)).await.unwrap();
-    assert_eq!(released, [Released::Freed]);
+    let released = backend.release(&[Release::free(lease.clone())]).await.unwrap();
+    assert_eq!(released, [Released::Done]);
     assert!(hold(&backend, &claim("one")).await.token > lease.token);
 }
 
@@ -91,7 +93,7 @@ async fn lease_that_the_standby_has_is_kept_over_a_failover_from_a_primary_that_
 
     pair.primary.pause().unwrap();
     let ttl = Ttl::new(Duration::from_mins(1)).unwrap();
-    let renewals = [Renewal { lease, ttl }];
+    let renewals = [Renewal::new(lease, ttl)];
     // Any time is long enough to have asked the primary.
     let given_up = timeout(Duration::from_secs(2), backend.renew(&renewals)).await;
     assert!(given_up.is_err(), "{given_up:?}");

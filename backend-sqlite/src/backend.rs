@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, Error, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Released,
+    Capabilities, Claim, Error, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released,
     Renewal, Renewed, Result, Verdict, async_trait,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
@@ -231,14 +231,14 @@ impl LockBackend for SqliteBackend {
         .await
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        let leases: Vec<&LeaseId> = leases.iter().collect();
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        let releases: Vec<&Release> = releases.iter().collect();
         self.decide(
             "release",
             BEGIN_WRITING,
-            &leases,
-            |lease| &lease.name,
-            |ledger, lease, now| ledger.release(lease, now.since_boot).0,
+            &releases,
+            |release| &release.lease.name,
+            |ledger, release, now| ledger.release(release, now.since_boot).0,
         )
         .await
     }

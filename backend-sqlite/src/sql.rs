@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
-use database_locks_core::{Attempt, LockName, Owner, Share, Token};
+use database_locks_core::{Attempt, Data, LockName, Owner, Share, Standing, Token};
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::sqlite::SqliteRow;
@@ -32,7 +32,7 @@ const JOURNAL_MODE: &str = "PRAGMA journal_mode";
 const SWITCH_TO_WAL: &str = "PRAGMA journal_mode = WAL";
 const KEEP_FILE_LOCKED: &str = "PRAGMA locking_mode = EXCLUSIVE";
 
-/// SQLite takes 32,766 parameters in a statement, and a lease has ten.
+/// SQLite takes 32,766 parameters in a statement, and a lease has twelve.
 const ROWS_PER_STATEMENT: usize = 1_000;
 
 /// The statements for one pair of tables.
@@ -97,6 +97,8 @@ CREATE TABLE IF NOT EXISTS {leases} (
     granted_at INTEGER NOT NULL,
     expires_at INTEGER,
     released_at INTEGER,
+    standing INTEGER NOT NULL,
+    data TEXT,
     PRIMARY KEY (name, token)
 ) STRICT, WITHOUT ROWID;
 "
@@ -233,7 +235,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
         for written in written.chunks(ROWS_PER_STATEMENT) {
             let mut query = QueryBuilder::<Sqlite>::new(format!(
                 "INSERT INTO {leases} (name, token, attempt, owner, owner_is_explicit, weight, \
-                 capacity, granted_at, expires_at, released_at) "
+                 capacity, granted_at, expires_at, released_at, standing, data) "
             ));
             query.push_values(written, |mut row, (name, entry)| {
                 let (expires_at, released_at) = match entry.until {
@@ -250,11 +252,13 @@ CREATE TABLE IF NOT EXISTS {leases} (
                     .push_bind(i64::from(entry.share.capacity()))
                     .push_bind(micros(entry.granted_at))
                     .push_bind(expires_at)
-                    .push_bind(released_at);
+                    .push_bind(released_at)
+                    .push_bind(i64::from(entry.standing.code()))
+                    .push_bind(entry.data.as_ref().map(|data| data.as_str().to_owned()));
             });
             query.push(
                 " ON CONFLICT (name, token) DO UPDATE SET expires_at = excluded.expires_at, \
-                 released_at = excluded.released_at",
+                 released_at = excluded.released_at, standing = excluded.standing",
             );
             execute(query, connection).await?;
         }
@@ -287,7 +291,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
         format!(
             "SELECT n.name, n.token, n.boot, n.touched_at, n.mark_until, n.mark_weight, \
              l.token, l.attempt, l.owner, l.owner_is_explicit, l.weight, l.capacity, \
-             l.granted_at, l.expires_at, l.released_at \
+             l.granted_at, l.expires_at, l.released_at, l.standing, l.data \
              FROM {names} n LEFT JOIN {leases} l ON l.name = n.name"
         )
     }
@@ -363,12 +367,13 @@ fn read_name(row: &SqliteRow) -> sqlx::Result<LockName> {
 /// Reads what stands in the name's own row. Of another boot only the token counts: its times are
 /// of another clock, and its leases and marks ended with it.
 fn read_name_state(row: &SqliteRow, is_of_boot: bool) -> sqlx::Result<State> {
-    let mut before = Ledger { token: read_u64(row, 1)?, ..Ledger::default() };
+    let mut before = Ledger::default();
+    before.token = read_u64(row, 1)?;
     if is_of_boot {
         before.touched = duration(row.try_get(3)?);
         let mark = (row.try_get::<Option<i64>, _>(4)?, row.try_get::<Option<u32>, _>(5)?);
         if let (Some(until), Some(weight)) = mark {
-            before.mark = Some(Mark { until: duration(until), weight });
+            before.mark = Some(Mark::new(duration(until), weight));
         }
     }
     Ok(State { before, ..State::default() })
@@ -379,18 +384,22 @@ fn read_lease(row: &SqliteRow) -> sqlx::Result<Entry> {
     let owner = if row.try_get(9)? { Owner::explicit(owner) } else { Owner::label_only(owner) };
     let expires_at: Option<i64> = row.try_get(13)?;
     let released_at: Option<i64> = row.try_get(14)?;
-    Ok(Entry {
-        token: Token::new(read_u64(row, 6)?),
-        attempt: Attempt::from_uuid(Uuid::from_slice(row.try_get(7)?).map_err(malformed)?),
-        owner: owner.map_err(malformed)?,
-        share: Share::new(row.try_get(10)?, row.try_get(11)?).map_err(malformed)?,
-        granted_at: duration(row.try_get(12)?),
-        until: match (expires_at, released_at) {
-            (_, Some(at)) => Until::Released(duration(at)),
-            (Some(at), None) => Until::Expiry(duration(at)),
-            (None, None) => Until::Forever,
-        },
-    })
+    let mut entry = Entry::new(
+        Attempt::from_uuid(Uuid::from_slice(row.try_get(7)?).map_err(malformed)?),
+        Token::new(read_u64(row, 6)?),
+        owner.map_err(malformed)?,
+        Share::new(row.try_get(10)?, row.try_get(11)?).map_err(malformed)?,
+        duration(row.try_get(12)?),
+    );
+    entry.until = match (expires_at, released_at) {
+        (_, Some(at)) => Until::Released(duration(at)),
+        (Some(at), None) => Until::Expiry(duration(at)),
+        (None, None) => Until::Forever,
+    };
+    entry.standing = Standing::of_code(row.try_get(15)?);
+    entry.data =
+        row.try_get::<Option<String>, _>(16)?.map(Data::new).transpose().map_err(malformed)?;
+    Ok(entry)
 }
 
 fn read_u64(row: &SqliteRow, column: usize) -> sqlx::Result<u64> {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Attempt, Claim, LeaseId, ListQuery, LockBackend, LockName, LossReason, Owner, Released,
-    Renewal, Renewed, Share, Token, Ttl, Verdict,
+    Claim, LeaseId, ListQuery, LockBackend, LockName, LossReason, Owner, Release, Released,
+    Renewal, Renewed, Share, Ttl, Verdict,
 };
 use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
@@ -53,25 +53,9 @@ impl Clocks {
 }
 
 fn claim(name: &str, share: Share) -> Claim {
-    Claim {
-        name: LockName::new(name).unwrap(),
-        attempt: Attempt::new(),
-        share,
-        owner: Owner::of_this_process(),
-        ttl: Ttl::new(Duration::from_secs(10)).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
-}
-
-fn lease(claim: &Claim, token: Token) -> LeaseId {
-    LeaseId {
-        name: claim.name.clone(),
-        attempt: claim.attempt,
-        token,
-        owner: claim.owner.clone(),
-        share: claim.share,
-    }
+    Claim::new(LockName::new(name).unwrap())
+        .with_share(share)
+        .with_ttl(Ttl::new(Duration::from_secs(10)).unwrap())
 }
 
 async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
@@ -80,7 +64,7 @@ async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
 
 async fn grant(backend: &SqliteBackend, claim: &Claim) -> LeaseId {
     match acquire(backend, claim).await {
-        Verdict::Granted(token) => lease(claim, token),
+        Verdict::Granted(token) => claim.lease(token),
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -116,7 +100,7 @@ async fn reboot_frees_everything_and_tokens_outlast_it() {
     assert_eq!(new.token.get(), old.token.get() + 1);
     grant(&after, &claim("readers", Share::ALL)).await;
 
-    let renewal = Renewal { lease: old, ttl: Ttl::DEFAULT };
+    let renewal = Renewal::new(old, Ttl::DEFAULT);
     let renewed = after.renew(&[renewal]).await.unwrap();
     assert_eq!(renewed, [Renewed::Lost(LossReason::Taken)]);
     let mut observer = observer(folder.path()).await;
@@ -168,7 +152,7 @@ async fn busy_poll_writes_nothing_but_the_mark_that_it_asks_for() {
     assert!(matches!(acquire(&backend, &waiter).await, Verdict::Busy(_)));
     assert_ne!(data_version(&mut observer).await, version);
     assert!(backend.list(&ListQuery::default()).await.unwrap()[0].waited_for);
-    assert_eq!(backend.release(&[held]).await.unwrap(), [Released::Freed]);
+    assert_eq!(backend.release(&[Release::free(held)]).await.unwrap(), [Released::Done]);
     let version = data_version(&mut observer).await;
     assert!(matches!(backend.renew(&[]).await, Ok(answers) if answers.is_empty()));
     assert_eq!(data_version(&mut observer).await, version);
@@ -204,10 +188,10 @@ async fn grants_alone_are_synchronized_to_the_disk() {
     for lock in ["a", "b"] {
         let lease = grant(&backend, &claim(lock, Share::ALL)).await;
         assert!(backend.is_durable().await);
-        let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+        let renewal = Renewal::new(lease.clone(), Ttl::DEFAULT);
         assert_eq!(backend.renew(&[renewal]).await.unwrap(), [Renewed::Alive]);
         assert!(!backend.is_durable().await);
-        assert_eq!(backend.release(&[lease]).await.unwrap(), [Released::Freed]);
+        assert_eq!(backend.release(&[Release::free(lease)]).await.unwrap(), [Released::Done]);
         assert!(!backend.is_durable().await);
     }
 }
@@ -253,7 +237,7 @@ async fn file_that_was_deleted_is_made_anew_and_its_leases_are_lost() {
     let other = clocks.backend(folder.path(), Uuid::from_u128(1)).await;
     grant(&other, &claim("a", Share::ALL)).await;
     assert!(matches!(acquire(&backend, &claim("a", Share::ALL)).await, Verdict::Busy(_)));
-    let renewed = backend.renew(&[Renewal { lease: old, ttl: Ttl::DEFAULT }]).await.unwrap();
+    let renewed = backend.renew(&[Renewal::new(old, Ttl::DEFAULT)]).await.unwrap();
     assert!(matches!(renewed[..], [Renewed::Lost(_)]), "{renewed:?}");
 }
 
@@ -266,7 +250,7 @@ async fn clean_up_forgets_only_what_has_been_idle() {
     held.ttl = Ttl::Infinite;
     grant(&backend, &held).await;
     let idle = grant(&backend, &claim("idle", Share::ONE)).await;
-    backend.release(std::slice::from_ref(&idle)).await.unwrap();
+    backend.release(&[Release::free(idle.clone())]).await.unwrap();
     let hour = Duration::from_hours(1);
     assert_eq!(backend.clean_up(hour).await.unwrap(), 0);
 
@@ -275,7 +259,10 @@ async fn clean_up_forgets_only_what_has_been_idle() {
     clocks.wall.fetch_add(3_601 * SECOND, Ordering::SeqCst);
     assert_eq!(backend.clean_up(hour).await.unwrap(), 1);
     assert_eq!(backend.clean_up(hour).await.unwrap(), 0);
-    assert_eq!(backend.release(&[idle]).await.unwrap(), [Released::Lost(LossReason::Deleted)]);
+    assert_eq!(
+        backend.release(&[Release::free(idle)]).await.unwrap(),
+        [Released::Lost(LossReason::Deleted)]
+    );
     assert_eq!(backend.list(&ListQuery::default()).await.unwrap().len(), 1);
 }
 
@@ -312,22 +299,21 @@ async fn random_operations_agree_with_the_ledger() {
                 let batch: Vec<Claim> = (0..count)
                     .map(|_| match random.choice(&claims) {
                         Some(old) if random.u32(0..5) == 0 => old.clone(),
-                        _ => Claim {
-                            name: random.choice(&names).unwrap().clone(),
-                            attempt: Attempt::new(),
-                            share: match random.u32(0..6) {
+                        _ => Claim::new(random.choice(&names).unwrap().clone())
+                            .with_share(match random.u32(0..6) {
                                 0..2 => Share::ALL,
                                 2..5 => Share::ONE,
                                 _ => Share::new(random.u32(1..4), 3).unwrap(),
-                            },
-                            owner: random.choice(&owners).unwrap().clone(),
-                            ttl: match random.u64(0..8) {
+                            })
+                            .with_owner(random.choice(&owners).unwrap().clone())
+                            .with_ttl(match random.u64(0..8) {
                                 0 => Ttl::Infinite,
                                 seconds => Ttl::new(Duration::from_secs(seconds)).unwrap(),
-                            },
-                            grace: Duration::from_secs(random.u64(0..2)),
-                            mark: random.bool().then(|| Duration::from_secs(random.u64(0..3))),
-                        },
+                            })
+                            .with_grace(Duration::from_secs(random.u64(0..2)))
+                            .with_mark(
+                                random.bool().then(|| Duration::from_secs(random.u64(0..3))),
+                            ),
                     })
                     .collect();
                 let expected: Vec<Verdict> = batch
@@ -340,16 +326,18 @@ async fn random_operations_agree_with_the_ledger() {
                 assert_eq!(backend.acquire(&batch).await.unwrap(), expected, "step {step}");
                 for (claim, verdict) in batch.iter().zip(&expected) {
                     if let Verdict::Granted(token) = verdict {
-                        leases.push(lease(claim, *token));
+                        leases.push(claim.lease(*token));
                     }
                 }
                 claims.extend(batch);
             }
             5..7 if !leases.is_empty() => {
                 let batch: Vec<Renewal> = (0..count)
-                    .map(|_| Renewal {
-                        lease: random.choice(&leases).unwrap().clone(),
-                        ttl: Ttl::new(Duration::from_secs(random.u64(1..5))).unwrap(),
+                    .map(|_| {
+                        Renewal::new(
+                            random.choice(&leases).unwrap().clone(),
+                            Ttl::new(Duration::from_secs(random.u64(1..5))).unwrap(),
+                        )
                     })
                     .collect();
                 let expected: Vec<Renewed> = batch
@@ -362,13 +350,21 @@ async fn random_operations_agree_with_the_ledger() {
                 assert_eq!(backend.renew(&batch).await.unwrap(), expected, "step {step}");
             }
             7..9 if !leases.is_empty() => {
-                let batch: Vec<LeaseId> =
-                    (0..count).map(|_| random.choice(&leases).unwrap().clone()).collect();
+                let batch: Vec<Release> = (0..count)
+                    .map(|_| {
+                        let lease = random.choice(&leases).unwrap().clone();
+                        match random.u8(0..6) {
+                            0 => Release::revoke(lease),
+                            1 => Release::keep(lease, Duration::from_secs(random.u64(0..5))),
+                            _ => Release::free(lease),
+                        }
+                    })
+                    .collect();
                 let expected: Vec<Released> = batch
                     .iter()
-                    .map(|lease| {
-                        let ledger = model.entry(lease.name.clone()).or_default();
-                        ledger.release(lease, now.since_boot).0
+                    .map(|release| {
+                        let ledger = model.entry(release.lease.name.clone()).or_default();
+                        ledger.release(release, now.since_boot).0
                     })
                     .collect();
                 assert_eq!(backend.release(&batch).await.unwrap(), expected, "step {step}");
@@ -379,7 +375,7 @@ async fn random_operations_agree_with_the_ledger() {
                     .flat_map(|(name, ledger)| ledger.list(name, now.since_boot))
                     .collect();
                 let mut listed = Vec::new();
-                let mut query = ListQuery { limit: random.u32(1..4), ..ListQuery::default() };
+                let mut query = ListQuery::default().with_limit(random.u32(1..4));
                 loop {
                     let page = backend.list(&query).await.unwrap();
                     let Some(last) = page.last() else { break };
@@ -387,7 +383,7 @@ async fn random_operations_agree_with_the_ledger() {
                     listed.extend(page);
                 }
                 assert_eq!(listed, expected, "step {step}");
-                let prefix = ListQuery { prefix: "a".to_owned(), ..ListQuery::default() };
+                let prefix = ListQuery::new("a".to_owned());
                 let with_prefix = backend.list(&prefix).await.unwrap();
                 assert!(with_prefix.iter().all(|info| info.lease.name.as_str().starts_with('a')));
                 let expected = expected.iter().filter(|i| i.lease.name.as_str().starts_with('a'));

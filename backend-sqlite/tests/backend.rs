@@ -9,22 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use database_locks_core::{
-    Attempt, Claim, ErrorKind, LeaseId, LockBackend, LockName, Owner, Released, Share, Ttl, Verdict,
+    Claim, ErrorKind, LeaseId, LockBackend, LockName, Release, Released, Ttl, Verdict,
 };
 use database_locks_sqlite::{SqliteBackend, SqliteConfig};
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Barrier;
 
 fn claim(name: &str) -> Claim {
-    Claim {
-        name: LockName::new(name).unwrap(),
-        attempt: Attempt::new(),
-        share: Share::ALL,
-        owner: Owner::of_this_process(),
-        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
+    Claim::new(LockName::new(name).unwrap()).with_ttl(Ttl::new(Duration::from_mins(1)).unwrap())
 }
 
 async fn acquire(backend: &SqliteBackend, claim: &Claim) -> Verdict {
@@ -58,9 +50,11 @@ async fn hundred_tasks_on_two_backends_never_overlap_and_never_see_a_locked_file
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                 tokio::task::yield_now().await;
                 assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
-                let Claim { name, attempt, owner, share, .. } = claim;
-                let lease = LeaseId { name, attempt, token, owner, share };
-                assert_eq!(backend.release(&[lease]).await.unwrap(), [Released::Freed]);
+                let lease = claim.lease(token);
+                assert_eq!(
+                    backend.release(&[Release::free(lease)]).await.unwrap(),
+                    [Released::Done]
+                );
             })
         })
         .collect();
@@ -198,17 +192,11 @@ async fn more_items_than_a_statement_takes_are_decided_in_one_batch() {
         .iter()
         .zip(verdicts)
         .map(|(claim, verdict)| match verdict {
-            Verdict::Granted(token) => LeaseId {
-                name: claim.name.clone(),
-                attempt: claim.attempt,
-                token,
-                owner: claim.owner.clone(),
-                share: claim.share,
-            },
+            Verdict::Granted(token) => claim.lease(token),
             other => panic!("{other:?}"),
         })
         .collect();
-    let released = backend.release(&leases).await.unwrap();
-    assert!(released.iter().all(|answer| *answer == Released::Freed));
+    let released = backend.release(&Release::free_all(&leases)).await.unwrap();
+    assert!(released.iter().all(|answer| *answer == Released::Done));
     assert_eq!(released.len(), 4_000);
 }

@@ -13,8 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use database_locks_core::{
-    Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Released, Result, Share, Token, Ttl,
-    Verdict,
+    Attempt, Claim, LockBackend, LockName, Release, Released, Result, Token, Ttl, Verdict,
 };
 use database_locks_sqlite::SqliteBackend;
 
@@ -244,14 +243,8 @@ async fn count(folder: &Path, id: &str) -> Result<()> {
             file.write_all(format!("{value:08}").as_bytes()).unwrap();
             done += 1;
         }
-        let lease = LeaseId {
-            name: claim.name,
-            attempt: claim.attempt,
-            token,
-            owner: claim.owner,
-            share: claim.share,
-        };
-        assert_eq!(backend.release(&[lease]).await?, [Released::Freed]);
+        let lease = claim.lease(token);
+        assert_eq!(backend.release(&[Release::free(lease)]).await?, [Released::Done]);
     }
     Ok(())
 }
@@ -293,15 +286,7 @@ async fn ask(backend: &SqliteBackend, claim: &Claim) -> Result<Verdict> {
 }
 
 fn claim(name: &str, attempt: Attempt) -> Claim {
-    Claim {
-        name: LockName::new(name).unwrap(),
-        attempt,
-        share: Share::ALL,
-        owner: Owner::of_this_process(),
-        ttl: Ttl::new(TTL).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
+    Claim::new(LockName::new(name).unwrap()).with_attempt(attempt).with_ttl(Ttl::new(TTL).unwrap())
 }
 
 fn work(task: impl Future<Output = Result<()>>) -> ExitCode {

@@ -113,13 +113,10 @@ mod tests {
 
     #[test]
     fn a_line_says_who_for_how_long_and_what_is_left() {
-        let holder = Holder {
-            owner: Owner::label_only("web1.7").unwrap(),
-            token: Token::new(5),
-            held_for: Duration::from_millis(61_900),
-            remaining: Some(Duration::from_millis(8_000)),
-        };
-        let busy = Busy { holder: Some(holder), retry_after: None };
+        let holder = Holder::new(Owner::label_only("web1.7").unwrap(), Token::new(5))
+            .with_held_for(Duration::from_millis(61_900))
+            .with_remaining(Duration::from_millis(8_000));
+        let busy = Busy::by(holder);
         assert_eq!(
             describe(&busy, Duration::from_secs(2)),
             "held by web1.7 for 1m 3s, expires in 6s unless renewed"

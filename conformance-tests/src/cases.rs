@@ -4,6 +4,7 @@ pub(crate) mod connections;
 pub(crate) mod exclusive;
 pub(crate) mod fencing;
 pub(crate) mod inspection;
+pub(crate) mod kept_and_revoked;
 pub(crate) mod lease;
 pub(crate) mod loss;
 pub(crate) mod model;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use database_locks_core::{
-    Attempt, Claim, Guard, LeaseId, LeaseInfo, ListQuery, LockName, Locks, LossReason, Owner,
-    Released, Renewal, Renewed, Result, Share, Ttl, Verdict,
+    Claim, Guard, LeaseId, LeaseInfo, ListQuery, LockName, Locks, LossReason, Release, Released,
+    Renewal, Renewed, Result, Share, Ttl, Verdict,
 };
 
 use crate::faulty::FaultyBackend;
@@ -89,31 +89,23 @@ impl Context {
 
 /// An exclusive claim by a new attempt, for as long as the case takes.
 pub(crate) fn claim(name: &LockName) -> Claim {
-    Claim {
-        name: name.clone(),
-        attempt: Attempt::new(),
-        share: Share::ALL,
-        owner: Owner::of_this_process(),
-        ttl: ttl(LONG),
-        grace: Duration::ZERO,
-        mark: None,
-    }
+    Claim::new(name.clone()).with_ttl(ttl(LONG))
 }
 
 pub(crate) fn read(name: &LockName) -> Claim {
-    Claim { share: Share::ONE, ..claim(name) }
+    claim(name).with_share(Share::ONE)
 }
 
 pub(crate) fn permits(name: &LockName, weight: u32, capacity: u32) -> Claim {
     match Share::new(weight, capacity) {
-        Ok(share) => Claim { share, ..claim(name) },
+        Ok(share) => claim(name).with_share(share),
         Err(error) => panic!("a share of the suite's own is invalid: {error}"),
     }
 }
 
 /// A claim for a lease that is meant to expire: as short as the backend allows.
 pub(crate) fn brief(client: &Client, name: &LockName) -> Claim {
-    Claim { ttl: ttl(brief_ttl(client)), ..claim(name) }
+    claim(name).with_ttl(ttl(brief_ttl(client)))
 }
 
 pub(crate) fn brief_ttl(client: &Client) -> Duration {
@@ -132,13 +124,7 @@ pub(crate) fn lease_of(claim: &Claim, verdict: &Verdict) -> LeaseId {
     let Verdict::Granted(token) = verdict else {
         panic!("the claim of {:?} must be granted, but is {verdict:?}", claim.name)
     };
-    LeaseId {
-        name: claim.name.clone(),
-        attempt: claim.attempt,
-        token: *token,
-        owner: claim.owner.clone(),
-        share: claim.share,
-    }
+    claim.lease(*token)
 }
 
 /// Asks for one claim, once.
@@ -169,18 +155,18 @@ pub(crate) async fn renew(client: &Client, lease: &LeaseId) -> Result<Renewed> {
 }
 
 pub(crate) async fn renew_for(client: &Client, lease: &LeaseId, ttl: Ttl) -> Result<Renewed> {
-    let renewal = Renewal { lease: lease.clone(), ttl };
+    let renewal = Renewal::new(lease.clone(), ttl);
     Ok(only(client.renew(&[renewal]).await?))
 }
 
 pub(crate) async fn release(client: &Client, lease: &LeaseId) -> Result<Released> {
-    Ok(only(client.release(std::slice::from_ref(lease)).await?))
+    Ok(only(client.release(&[Release::free(lease.clone())]).await?))
 }
 
 /// Releases a lease that must be alive.
 pub(crate) async fn free(client: &Client, lease: &LeaseId) -> Result<()> {
     let released = release(client, lease).await?;
-    assert_eq!(released, Released::Freed, "a live lease of {:?} must be freed", lease.name);
+    assert_eq!(released, Released::Done, "a live lease of {:?} must be freed", lease.name);
     Ok(())
 }
 
@@ -204,7 +190,7 @@ pub(crate) async fn miss(client: &Client, lease: &LeaseId, reasons: &[LossReason
 }
 
 pub(crate) async fn list(client: &Client, prefix: &str) -> Result<Vec<LeaseInfo>> {
-    client.list(&ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() }).await
+    client.list(&ListQuery::new(prefix.to_owned())).await
 }
 
 pub(crate) fn only<T>(mut answers: Vec<T>) -> T {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use database_locks_core::async_trait;
 use database_locks_core::{
-    Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Released,
+    Capabilities, Claim, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Release, Released,
     Renewal, Renewed, Result, Verdict, Wakeup, Wakeups,
 };
 use futures_util::StreamExt;
@@ -178,8 +178,8 @@ impl LockBackend for FaultyBackend {
         self.spoil(Verb::Renew, self.inner.renew(renewals)).await
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        self.spoil(Verb::Release, self.inner.release(leases)).await
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.spoil(Verb::Release, self.inner.release(releases)).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {

@@ -102,6 +102,16 @@ macro_rules! __for_all_cases {
                 explicit_owner_does_not_supersede_a_label_of_the_same_text,
                 labels_are_plain_text_alone_and_in_batches,
             }
+            kept_and_revoked {
+                kept_lease_is_its_holders_no_more_and_holds_others_back,
+                revoked_lease_is_its_holders_no_more_and_holds_others_back,
+                kept_lease_frees_its_name_at_its_age,
+                lease_that_is_old_enough_is_not_kept,
+                revoked_lease_frees_its_name_at_its_expiry,
+                explicit_owner_supersedes_no_kept_or_revoked_lease,
+                several_ends_in_a_batch_are_each_as_asked,
+                revoked_holder_stops_and_makes_way,
+            }
             loss {
                 taken_lease_raises_the_signal,
                 forced_lease_raises_the_signal,
@@ -178,6 +188,7 @@ macro_rules! __for_all_cases {
                 list_finds_by_prefix,
                 list_comes_in_pages,
                 list_changes_nothing,
+                data_is_shown_to_whoever_lists_or_waits,
                 forced_release_ends_the_holders_lease,
                 forced_release_cannot_hit_the_next_holder,
                 clean_up_removes_only_what_was_idle_for_the_retention,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use database_locks_conformance::{Case, Client, Harness, Outcome, Report, async_trait, cases};
 use database_locks_core::{
-    Capabilities, Claim, LeaseId, LeaseInfo, ListQuery, LockBackend, Released, Renewal, Renewed,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed,
     Result, Verdict,
 };
 use database_locks_memory::MemoryBackend;
@@ -62,8 +62,8 @@ impl LockBackend for WithoutShares {
         self.0.renew(renewals).await
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        self.0.release(leases).await
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.0.release(releases).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {

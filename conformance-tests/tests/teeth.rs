@@ -12,9 +12,9 @@ use database_locks_conformance::{Client, Harness, Outcome, Report, async_trait, 
 use database_locks_core::clock::time_since_boot;
 use database_locks_core::ledger::{Ledger, Until};
 use database_locks_core::{
-    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery,
-    LockBackend, LockName, LossReason, Owner, Released, Renewal, Renewed, Result, Share, Token,
-    Ttl, Verdict,
+    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, How, LeaseInfo, ListQuery, LockBackend,
+    LockName, LossReason, Owner, Release, Released, Renewal, Renewed, Result, Share, Standing,
+    Token, Ttl, Verdict,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,13 @@ enum Fault {
     RenewalAddsToTheOldExpiry,
     ReleaseIgnoresTheToken,
     DecidesOneShareOfABatch,
+    KeepsNothing,
+    KeepsForEver,
+    RevocationFrees,
+    RevokesNothing,
+    RenewsTheRevoked,
+    OwnerSupersedesTheKept,
+    ForgetsData,
 }
 
 /// A fault, and the case that it must fail.
@@ -142,6 +149,28 @@ const TEETH: &[(Fault, &str)] = &[
         Fault::DecidesOneShareOfABatch,
         "shared_and_permits::many_shares_of_one_name_are_held_at_once",
     ),
+    (
+        Fault::KeepsNothing,
+        "kept_and_revoked::kept_lease_is_its_holders_no_more_and_holds_others_back",
+    ),
+    (Fault::KeepsForEver, "kept_and_revoked::kept_lease_frees_its_name_at_its_age"),
+    (Fault::KeepsForEver, "kept_and_revoked::lease_that_is_old_enough_is_not_kept"),
+    (
+        Fault::RevocationFrees,
+        "kept_and_revoked::revoked_lease_is_its_holders_no_more_and_holds_others_back",
+    ),
+    (Fault::RevocationFrees, "kept_and_revoked::several_ends_in_a_batch_are_each_as_asked"),
+    (Fault::RevokesNothing, "kept_and_revoked::revoked_holder_stops_and_makes_way"),
+    (
+        Fault::RenewsTheRevoked,
+        "kept_and_revoked::revoked_lease_is_its_holders_no_more_and_holds_others_back",
+    ),
+    (
+        Fault::OwnerSupersedesTheKept,
+        "kept_and_revoked::explicit_owner_supersedes_no_kept_or_revoked_lease",
+    ),
+    (Fault::NeverExpires, "kept_and_revoked::revoked_lease_frees_its_name_at_its_expiry"),
+    (Fault::ForgetsData, "inspection::data_is_shown_to_whoever_lists_or_waits"),
 ];
 
 #[test]
@@ -239,25 +268,32 @@ impl LockBackend for Sabotaged {
         }))
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         Ok(self.with_store(|store, now, _| {
-            leases
+            releases
                 .iter()
-                .map(|lease| {
-                    let ledger = store.names.entry(self.key(&lease.name)).or_default();
-                    let lease = match (self.fault, ledger.entries.last()) {
+                .map(|release| {
+                    let ledger = store.names.entry(self.key(&release.lease.name)).or_default();
+                    let mut release = release.clone();
+                    let lease = &mut release.lease;
+                    match (self.fault, ledger.entries.last()) {
                         (Fault::ReleaseIgnoresTheAttempt, Some(e)) => {
-                            LeaseId { attempt: e.attempt, token: e.token, ..lease.clone() }
+                            (lease.attempt, lease.token) = (e.attempt, e.token);
                         }
-                        (Fault::ReleaseIgnoresTheToken, Some(e)) => {
-                            LeaseId { token: e.token, ..lease.clone() }
+                        (Fault::ReleaseIgnoresTheToken, Some(e)) => lease.token = e.token,
+                        (Fault::ReleaseIgnoresTheOwner, Some(e)) => lease.owner = e.owner.clone(),
+                        _ => {}
+                    }
+                    match (self.fault, release.how) {
+                        (Fault::KeepsNothing, How::Keep { .. })
+                        | (Fault::RevocationFrees, How::Revoke) => release.how = How::Free,
+                        (Fault::KeepsForEver, How::Keep { .. }) => {
+                            release.how = How::Keep { until_age: Duration::MAX };
                         }
-                        (Fault::ReleaseIgnoresTheOwner, Some(e)) => {
-                            LeaseId { owner: e.owner.clone(), ..lease.clone() }
-                        }
-                        _ => lease.clone(),
-                    };
-                    ledger.release(&lease, now).0
+                        (Fault::RevokesNothing, How::Revoke) => return Released::Done,
+                        _ => {}
+                    }
+                    ledger.release(&release, now).0
                 })
                 .collect()
         }))
@@ -416,6 +452,12 @@ impl Sabotaged {
             Fault::StarvesWriters => claim.mark = None,
             Fault::MarksLastForEver => claim.mark = claim.mark.map(|_| Duration::MAX),
             Fault::IgnoresGrace => claim.grace = Duration::ZERO,
+            Fault::ForgetsData => claim.data = None,
+            Fault::OwnerSupersedesTheKept => {
+                for entry in &mut ledger.entries {
+                    entry.standing = Standing::Held;
+                }
+            }
             Fault::IgnoresGraceOfShares if !claim.share.is_exclusive() => {
                 claim.grace = Duration::ZERO;
             }
@@ -456,6 +498,11 @@ impl Sabotaged {
                 };
                 for entry in ledger.entries.iter_mut().filter(|e| dead(e.until)) {
                     entry.until = Until::Expiry(now + Duration::from_micros(1));
+                }
+            }
+            Fault::RenewsTheRevoked => {
+                for entry in &mut ledger.entries {
+                    entry.standing = Standing::Held;
                 }
             }
             Fault::RaisesDeadShares => {

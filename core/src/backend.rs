@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
 
-use crate::error::Result;
+use crate::data::Data;
+use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Attempt, LeaseId, Token};
 use crate::loss::LossReason;
 use crate::name::LockName;
@@ -77,14 +78,15 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Extends leases that are still alive to their TTL from now.
     ///
     /// A lease is touched only if its name, attempt, token and owner match and it is alive on the
-    /// server. A lease that has ended never lives again.
+    /// server, neither [kept nor revoked](How). A lease that has ended never lives again.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>>;
 
-    /// Ends leases. Matches like [`renew`](Self::renew), so that it cannot end a successor.
+    /// Ends leases, or what their holders have of them. Matches like [`renew`](Self::renew), so that it cannot
+    /// end a successor.
     ///
-    /// Idempotent: a lease that has ended stays as it is. Where a waiter left a mark, a release
+    /// Idempotent: a lease that has ended stays as it is. Where a waiter left a mark, a release by the holder
     /// also sends the hint that [`wakeups`](Self::wakeups) delivers.
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>>;
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>>;
 
     /// Live leases in the order of name (by bytes) and attempt, changing nothing.
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>>;
@@ -176,6 +178,7 @@ impl Capabilities {
 
 /// A request for a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Claim {
     /// The lock.
     pub name: LockName,
@@ -193,10 +196,84 @@ pub struct Claim {
     /// Where set, a busy claim leaves a mark for this long: "somebody of this weight waits". A
     /// release then sends a hint, and lighter claims stand back for a heavier mark.
     pub mark: Option<Duration>,
+    /// What the holder tells of itself for as long as the lease lives.
+    pub data: Option<Data>,
+}
+
+impl Claim {
+    /// A new attempt of this process to have all of a lock, for [`Ttl::DEFAULT`].
+    #[must_use]
+    pub fn new(name: LockName) -> Self {
+        Self {
+            name,
+            attempt: Attempt::new(),
+            share: Share::ALL,
+            owner: Owner::of_this_process(),
+            ttl: Ttl::DEFAULT,
+            grace: Duration::ZERO,
+            mark: None,
+            data: None,
+        }
+    }
+
+    /// Sets which acquire call asks.
+    #[must_use]
+    pub fn with_attempt(self, attempt: Attempt) -> Self {
+        Self { attempt, ..self }
+    }
+
+    /// Sets what it takes of the lock.
+    #[must_use]
+    pub fn with_share(self, share: Share) -> Self {
+        Self { share, ..self }
+    }
+
+    /// Sets who asks.
+    #[must_use]
+    pub fn with_owner(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// Sets how long the lease lives unless it is renewed.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Ttl) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// Sets how long an expired lease still counts as held for it.
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// Sets for how long a mark is left where the lock is busy.
+    #[must_use]
+    pub fn with_mark(self, mark: impl Into<Option<Duration>>) -> Self {
+        Self { mark: mark.into(), ..self }
+    }
+
+    /// Sets what the holder tells of itself.
+    #[must_use]
+    pub fn with_data(self, data: impl Into<Option<Data>>) -> Self {
+        Self { data: data.into(), ..self }
+    }
+
+    /// The lease that it is granted under `token`.
+    #[must_use]
+    pub fn lease(&self, token: Token) -> LeaseId {
+        LeaseId {
+            name: self.name.clone(),
+            attempt: self.attempt,
+            token,
+            owner: self.owner.clone(),
+            share: self.share,
+        }
+    }
 }
 
 /// What became of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The lease is granted, or was already and is extended.
     Granted(Token),
@@ -212,6 +289,7 @@ pub enum Verdict {
 
 /// Why a claim did not fit, as far as the backend could tell without waiting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Busy {
     /// One of those who hold it, none of whom is the claim's own attempt. `None` where the claim stands
     /// back for a heavier waiter.
@@ -221,8 +299,23 @@ pub struct Busy {
     pub retry_after: Option<Duration>,
 }
 
+impl Busy {
+    /// Held by `holder`.
+    #[must_use]
+    pub const fn by(holder: Holder) -> Self {
+        Self { holder: Some(holder), retry_after: None }
+    }
+
+    /// Sets how long until a lease of this name expires.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: impl Into<Option<Duration>>) -> Self {
+        Self { retry_after: retry_after.into(), ..self }
+    }
+}
+
 /// Who holds a lock that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holder {
     /// Who.
     pub owner: Owner,
@@ -232,10 +325,39 @@ pub struct Holder {
     pub held_for: Duration,
     /// How long the lease lives unless it is renewed; `None` for one that never expires.
     pub remaining: Option<Duration>,
+    /// What the holder tells of itself.
+    pub data: Option<Data>,
+}
+
+impl Holder {
+    /// Somebody who has held a lock since just now, and without end.
+    #[must_use]
+    pub const fn new(owner: Owner, token: Token) -> Self {
+        Self { owner, token, held_for: Duration::ZERO, remaining: None, data: None }
+    }
+
+    /// Sets for how long.
+    #[must_use]
+    pub fn with_held_for(self, held_for: Duration) -> Self {
+        Self { held_for, ..self }
+    }
+
+    /// Sets how long the lease lives unless it is renewed.
+    #[must_use]
+    pub fn with_remaining(self, remaining: impl Into<Option<Duration>>) -> Self {
+        Self { remaining: remaining.into(), ..self }
+    }
+
+    /// Sets what the holder tells of itself.
+    #[must_use]
+    pub fn with_data(self, data: impl Into<Option<Data>>) -> Self {
+        Self { data: data.into(), ..self }
+    }
 }
 
 /// A request to extend a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Renewal {
     /// Which lease.
     pub lease: LeaseId,
@@ -243,8 +365,17 @@ pub struct Renewal {
     pub ttl: Ttl,
 }
 
+impl Renewal {
+    /// Extends `lease` to `ttl` from then.
+    #[must_use]
+    pub const fn new(lease: LeaseId, ttl: Ttl) -> Self {
+        Self { lease, ttl }
+    }
+}
+
 /// What became of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Renewed {
     /// The lease lives for its TTL from now.
     Alive,
@@ -254,11 +385,85 @@ pub enum Renewed {
     Skipped,
 }
 
+/// A request to end a lease, or what its holder has of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Release {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// What becomes of its name.
+    pub how: How,
+}
+
+impl Release {
+    /// Frees the name.
+    #[must_use]
+    pub const fn free(lease: LeaseId) -> Self {
+        Self { lease, how: How::Free }
+    }
+
+    /// Frees the names of all `leases`.
+    #[must_use]
+    pub fn free_all<'l>(leases: impl IntoIterator<Item = &'l LeaseId>) -> Vec<Self> {
+        leases.into_iter().cloned().map(Self::free).collect()
+    }
+
+    /// Ends the lease, and keeps its name until the lease is that old.
+    #[must_use]
+    pub const fn keep(lease: LeaseId, until_age: Duration) -> Self {
+        Self { lease, how: How::Keep { until_age } }
+    }
+
+    /// Lets the lease be renewed no more.
+    #[must_use]
+    pub const fn revoke(lease: LeaseId) -> Self {
+        Self { lease, how: How::Revoke }
+    }
+
+    /// Refuses what cannot be done with a lease that [another client](Attempt::FOREIGN) has written: it would
+    /// renew the lease all the same. For backends that share their table with others.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`].
+    pub fn check_foreign(&self) -> Result<()> {
+        match self.how {
+            How::Keep { .. } | How::Revoke if self.lease.attempt == Attempt::FOREIGN => {
+                Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the lease is another client's, which knows of no end but a release: free it by force",
+                )
+                .with_lock(&self.lease.name))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How a lease is released. A backend has to know each way, so no other one can be added without a change of all
+/// of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The name is free at once.
+    Free,
+    /// The lease ends for its holder, and its name stays taken until the lease is so old, by the server's clock
+    /// and since its grant. It is free at once where the lease is that old by now.
+    Keep {
+        /// How old the lease has to be.
+        until_age: Duration,
+    },
+    /// The lease can be renewed no more, and lives to its expiry. Its holder learns of its loss by the next renewal,
+    /// and may free the name before. Unlike [`Free`](Self::Free) by anybody but the holder this never lets two work
+    /// at once. A lease without a TTL stays until it is freed.
+    Revoke,
+}
+
 /// What became of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Released {
-    /// The lease was alive and has ended.
-    Freed,
+    /// The lease was alive, and what was asked for is done.
+    Done,
     /// The lease had ended before.
     Lost(LossReason),
     /// Its row is locked by somebody: ask again, nothing was decided.
@@ -267,6 +472,7 @@ pub enum Released {
 
 /// Which leases to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListQuery {
     /// Only names that start with these bytes.
     pub prefix: String,
@@ -282,8 +488,28 @@ impl Default for ListQuery {
     }
 }
 
+impl ListQuery {
+    /// The first 1,000 leases of names that start with `prefix`.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), ..Self::default() }
+    }
+
+    /// Starts after this lease.
+    #[must_use]
+    pub fn with_after(self, after: impl Into<Option<(LockName, Attempt)>>) -> Self {
+        Self { after: after.into(), ..self }
+    }
+
+    /// Sets how many leases at most.
+    #[must_use]
+    pub fn with_limit(self, limit: u32) -> Self {
+        Self { limit, ..self }
+    }
+}
+
 /// A live lease, as the server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseInfo {
     /// Which lease.
     pub lease: LeaseId,
@@ -293,10 +519,97 @@ pub struct LeaseInfo {
     pub remaining: Option<Duration>,
     /// Whether somebody has left a mark that they wait for this name.
     pub waited_for: bool,
+    /// Whether its holder still has it.
+    pub standing: Standing,
+    /// What its holder tells of itself.
+    pub data: Option<Data>,
+}
+
+impl LeaseInfo {
+    /// A lease that was granted just now and lives without end.
+    #[must_use]
+    pub const fn new(lease: LeaseId) -> Self {
+        Self {
+            lease,
+            held_for: Duration::ZERO,
+            remaining: None,
+            waited_for: false,
+            standing: Standing::Held,
+            data: None,
+        }
+    }
+
+    /// Sets how long ago it was granted.
+    #[must_use]
+    pub fn with_held_for(self, held_for: Duration) -> Self {
+        Self { held_for, ..self }
+    }
+
+    /// Sets how long it lives unless it is renewed.
+    #[must_use]
+    pub fn with_remaining(self, remaining: impl Into<Option<Duration>>) -> Self {
+        Self { remaining: remaining.into(), ..self }
+    }
+
+    /// Sets whether somebody has left a mark that they wait for this name.
+    #[must_use]
+    pub fn with_waited_for(self, waited_for: bool) -> Self {
+        Self { waited_for, ..self }
+    }
+
+    /// Sets whether its holder still has it.
+    #[must_use]
+    pub fn with_standing(self, standing: Standing) -> Self {
+        Self { standing, ..self }
+    }
+
+    /// Sets what its holder tells of itself.
+    #[must_use]
+    pub fn with_data(self, data: impl Into<Option<Data>>) -> Self {
+        Self { data: data.into(), ..self }
+    }
+}
+
+/// Whether a lease that lives is its holder's.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is, and may be renewed.
+    #[default]
+    Held,
+    /// Its holder has [released](How::Keep) it, and the name stays taken until its expiry.
+    Kept,
+    /// It was [revoked](How::Revoke): the name stays taken until its expiry, or until its holder frees it.
+    Revoked,
+}
+
+impl Standing {
+    /// The standing as a number, to be stored.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Held => 0,
+            Self::Kept => 1,
+            Self::Revoked => 2,
+        }
+    }
+
+    /// The standing that was stored. A number that there is not counts as [`Revoked`](Self::Revoked), so that
+    /// nothing is believed to be held that is not.
+    #[must_use]
+    pub const fn of_code(code: u8) -> Self {
+        match code {
+            0 => Self::Held,
+            1 => Self::Kept,
+            _ => Self::Revoked,
+        }
+    }
 }
 
 /// A hint from the backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Wakeup {
     /// Hints were seen to arrive, one that was sent to oneself for example: from here on, polling may be
     /// slow. Where it is said and not true, waiters wait for a second or two longer than they need.

@@ -6,10 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::async_trait;
 use crate::backend::{
-    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Released, Renewal, Renewed, Verdict,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed,
+    Verdict,
 };
 use crate::error::Result;
-use crate::identity::{LeaseId, Token};
+use crate::identity::Token;
 
 /// Grants every claim, and keeps nothing. Warns that it does so.
 pub(crate) fn backend() -> Arc<dyn LockBackend> {
@@ -34,8 +35,8 @@ impl LockBackend for Disabled {
         Ok(vec![Renewed::Alive; renewals.len()])
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        Ok(vec![Released::Freed; leases.len()])
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        Ok(vec![Released::Done; releases.len()])
     }
 
     async fn list(&self, _: &ListQuery) -> Result<Vec<LeaseInfo>> {

@@ -16,6 +16,10 @@ use crate::share::Share;
 pub struct Attempt(Uuid);
 
 impl Attempt {
+    /// In place of the attempt of a lease that another client has written, such as a Django app that shares
+    /// the table: such leases have no identity.
+    pub const FOREIGN: Self = Self(Uuid::nil());
+
     /// A new attempt, unlike any other.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a default should be the same each time")]
@@ -72,6 +76,7 @@ impl fmt::Display for Token {
 
 /// Which lease exactly: what renewal and release must match, all of it, to touch a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct LeaseId {
     /// The lock.
     pub name: LockName,
@@ -83,6 +88,20 @@ pub struct LeaseId {
     pub owner: Owner,
     /// What it takes of the lock.
     pub share: Share,
+}
+
+impl LeaseId {
+    /// The lease that `attempt` won.
+    #[must_use]
+    pub const fn new(
+        name: LockName,
+        attempt: Attempt,
+        token: Token,
+        owner: Owner,
+        share: Share,
+    ) -> Self {
+        Self { name, attempt, token, owner, share }
+    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::backend::{
-    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Released, Renewal, Renewed, Verdict,
-    Wakeups,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed,
+    Verdict, Wakeups,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::LeaseId;
 use crate::ledger::Ledger;
 use crate::name::LockName;
 
@@ -65,6 +64,7 @@ pub trait KeyValue: fmt::Debug + Send + Sync + 'static {
 
 /// What was read.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Loaded {
     /// The time by the store's clock, since 1970.
     pub now: Duration,
@@ -72,13 +72,35 @@ pub struct Loaded {
     pub values: Vec<Option<Stored>>,
 }
 
+impl Loaded {
+    /// `values`, none of which was read after `now`.
+    #[must_use]
+    pub const fn new(now: Duration, values: Vec<Option<Stored>>) -> Self {
+        Self { now, values }
+    }
+}
+
 /// A value, and what it is told from others by.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Stored {
     /// The text that was written.
     pub value: String,
     /// Whatever the store tells versions of a value by. The value itself will do.
     pub version: String,
+}
+
+impl Stored {
+    /// A value of this version.
+    pub fn new(value: impl Into<String>, version: impl Into<String>) -> Self {
+        Self { value: value.into(), version: version.into() }
+    }
+
+    /// A value that is told from others by itself.
+    pub fn versioned_by_itself(value: impl Into<String>) -> Self {
+        let value = value.into();
+        Self { version: value.clone(), value }
+    }
 }
 
 /// A value to be written, if that still holds.
@@ -240,14 +262,14 @@ impl<S: KeyValue> LockBackend for KeyValueBackend<S> {
         .await
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         self.decide(
-            leases,
-            |lease| &lease.name,
+            releases,
+            |release| &release.lease.name,
             Released::Skipped,
-            |state, lease| {
+            |state, release| {
                 let now = state.now();
-                let (released, hint) = state.ledger.release(lease, now);
+                let (released, hint) = state.ledger.release(release, now);
                 state.hint |= hint;
                 released
             },

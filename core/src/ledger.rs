@@ -26,11 +26,15 @@
 //! The grant of a claim of at least that weight takes the weight away and leaves the mark, since others
 //! may still wait: a release asks for a hint as long as any mark has not run out.
 //!
-//! A renewal and a release touch a lease only if attempt, token and owner match and it lives. Otherwise
-//! they tell why it was lost, by the first of these that is true:
+//! A renewal and a release touch a lease only if attempt, token and owner match and it lives. A release frees
+//! the name at once, or *keeps* it: then the lease ends for its holder, and the name stays taken until the lease
+//! is as old as it says, if it is not by then. Or it *revokes* the lease: then it lives until its end, and its
+//! holder may free it before. What is kept or revoked is not renewed, not superseded, and not granted again to
+//! its own attempt. Otherwise they tell why it was lost, by the first of these that is true:
 //!
 //! | what is known | reason |
 //! |---|---|
+//! | it is kept or revoked | [`Forced`](LossReason::Forced) |
 //! | it was released, and its row bears the same owner's name | [`Forced`](LossReason::Forced) |
 //! | it was released, and its row bears another name | [`Taken`](LossReason::Taken) |
 //! | there is a newer lease of the same explicit owner | [`Superseded`](LossReason::Superseded) |
@@ -51,8 +55,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::backend::Verdict;
-use crate::backend::{Busy, Claim, Holder, LeaseInfo, Released, Renewal, Renewed};
+use crate::backend::{
+    Busy, Claim, Holder, How, LeaseInfo, Release, Released, Renewal, Renewed, Standing, Verdict,
+};
+use crate::data::Data;
 use crate::identity::{Attempt, LeaseId, Token};
 use crate::loss::LossReason;
 use crate::name::LockName;
@@ -63,6 +69,7 @@ use crate::ttl::Ttl;
 /// All that is known of one name.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ledger {
     /// The highest token that was ever granted; 0 for none.
     pub token: u64,
@@ -77,6 +84,7 @@ pub struct Ledger {
 /// A lease, alive or ended.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The acquire call that won it.
     pub attempt: Attempt,
@@ -90,9 +98,15 @@ pub struct Entry {
     pub granted_at: Duration,
     /// Until when it lives.
     pub until: Until,
+    /// Whether its holder still has it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub standing: Standing,
+    /// What its holder tells of itself.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub data: Option<Data>,
 }
 
-/// Until when a lease lives.
+/// Until when a lease lives. Whoever stores it has to know each case.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -107,11 +121,20 @@ pub enum Until {
 /// "Somebody waits."
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mark {
     /// Until when the mark counts, exclusive.
     pub until: Duration,
     /// What the waiter wants to take; 0 once it got it, while others may still wait.
     pub weight: u32,
+}
+
+impl Mark {
+    /// Somebody who wants to take `weight` waits until then.
+    #[must_use]
+    pub const fn new(until: Duration, weight: u32) -> Self {
+        Self { until, weight }
+    }
 }
 
 impl Ledger {
@@ -124,7 +147,7 @@ impl Ledger {
     pub fn acquire(&mut self, claim: &Claim, now: Duration, micros: u64) -> Verdict {
         let share = claim.share;
         if let Some(entry) = self.entries.iter_mut().find(|e| e.attempt == claim.attempt) {
-            if !entry.until.is_alive(now) {
+            if !entry.is_held(now) {
                 return Verdict::Ended;
             }
             entry.until = Until::after(claim.ttl, now);
@@ -135,7 +158,7 @@ impl Ledger {
         let in_the_way: Vec<&Entry> = self
             .entries
             .iter()
-            .filter(|e| e.until.counts(now, claim.grace) && !claim.owner.supersedes(&e.owner))
+            .filter(|e| e.until.counts(now, claim.grace) && !e.is_superseded_by(claim))
             .collect();
         if let Some(other) = in_the_way.iter().find(|e| e.share.capacity() != share.capacity()) {
             return Verdict::CapacityMismatch(other.share.capacity());
@@ -160,6 +183,8 @@ impl Ledger {
             share,
             granted_at: now,
             until: Until::after(claim.ttl, now),
+            standing: Standing::Held,
+            data: claim.data.clone(),
         });
         if let Some(mark) = &mut self.mark
             && mark.weight <= share.weight()
@@ -169,10 +194,10 @@ impl Ledger {
         Verdict::Granted(Token::new(self.token))
     }
 
-    /// Extends a lease that is alive.
+    /// Extends a lease that is alive and that its holder still has.
     pub fn renew(&mut self, renewal: &Renewal, now: Duration) -> Renewed {
         match self.find(&renewal.lease) {
-            Some(entry) if entry.until.is_alive(now) => {
+            Some(entry) if entry.is_held(now) => {
                 entry.until = Until::after(renewal.ttl, now);
                 self.touched = now;
                 Renewed::Alive
@@ -181,16 +206,23 @@ impl Ledger {
         }
     }
 
-    /// Ends a lease. Answers also whether a hint is due, because somebody waits.
-    pub fn release(&mut self, lease: &LeaseId, now: Duration) -> (Released, bool) {
-        match self.find(lease) {
-            Some(entry) if entry.until.is_alive(now) => {
-                entry.until = Until::Released(now);
-                self.touched = now;
-                (Released::Freed, self.is_waited_for(now))
+    /// Ends a lease, or what its holder has of it. Answers also whether a hint is due, because somebody waits.
+    pub fn release(&mut self, Release { lease, how }: &Release, now: Duration) -> (Released, bool) {
+        let Some(entry) = self.find(lease).filter(|entry| entry.until.is_alive(now)) else {
+            return (Released::Lost(self.why_lost(lease, now)), false);
+        };
+        match *how {
+            How::Free => entry.until = Until::Released(now),
+            How::Keep { until_age } => {
+                let end = entry.granted_at.saturating_add(until_age);
+                entry.standing = Standing::Kept;
+                entry.until = if end > now { Until::Expiry(end) } else { Until::Released(now) };
             }
-            _ => (Released::Lost(self.why_lost(lease, now)), false),
+            How::Revoke if entry.standing == Standing::Held => entry.standing = Standing::Revoked,
+            How::Revoke => {}
         }
+        self.touched = now;
+        (Released::Done, *how != How::Revoke && self.is_waited_for(now))
     }
 
     /// The live leases, by attempt.
@@ -210,6 +242,8 @@ impl Ledger {
                 held_for: now.saturating_sub(e.granted_at),
                 remaining: e.until.remaining(now),
                 waited_for: self.is_waited_for(now),
+                standing: e.standing,
+                data: e.data.clone(),
             })
             .collect()
     }
@@ -267,7 +301,7 @@ impl Ledger {
             stays
         });
         for entry in &mut self.entries {
-            let is_over = !counts(entry) || claim.owner.supersedes(&entry.owner);
+            let is_over = !counts(entry) || entry.is_superseded_by(claim);
             if is_over && !matches!(entry.until, Until::Released(_)) {
                 entry.until = Until::ENDED;
             }
@@ -281,7 +315,11 @@ impl Ledger {
     }
 
     fn why_lost(&self, lease: &LeaseId, now: Duration) -> LossReason {
-        if let Some(entry) = self.entries.iter().find(|e| e.attempt == lease.attempt)
+        let known = self.entries.iter().find(|e| e.attempt == lease.attempt);
+        if known.is_some_and(|e| e.standing != Standing::Held && e.until.is_alive(now)) {
+            return LossReason::Forced;
+        }
+        if let Some(entry) = known
             && let Until::Released(_) = entry.until
         {
             // Somebody who shares the table without knowing of attempts has come and gone, and has
@@ -315,6 +353,29 @@ impl Ledger {
         if self.mark.is_none_or(|mark| mark.until <= now || mark.weight <= weight) {
             self.mark = Some(Mark { until: now.saturating_add(length), weight });
         }
+    }
+}
+
+impl Entry {
+    /// A lease that was granted at `granted_at` and lives without end.
+    #[must_use]
+    pub const fn new(
+        attempt: Attempt,
+        token: Token,
+        owner: Owner,
+        share: Share,
+        granted_at: Duration,
+    ) -> Self {
+        let (until, standing, data) = (Until::Forever, Standing::Held, None);
+        Self { attempt, token, owner, share, granted_at, until, standing, data }
+    }
+
+    fn is_held(&self, now: Duration) -> bool {
+        self.standing == Standing::Held && self.until.is_alive(now)
+    }
+
+    fn is_superseded_by(&self, claim: &Claim) -> bool {
+        self.standing == Standing::Held && claim.owner.supersedes(&self.owner)
     }
 }
 
@@ -372,6 +433,7 @@ fn busy(in_the_way: &[&Entry], grace: Duration, now: Duration, stands_back: bool
             token: e.token,
             held_for: now.saturating_sub(e.granted_at),
             remaining: e.until.remaining(now),
+            data: e.data.clone(),
         }),
         retry_after: in_the_way
             .iter()
@@ -391,26 +453,14 @@ mod tests {
     }
 
     fn claim(share: Share) -> Claim {
-        Claim {
-            name: LockName::new("x").unwrap(),
-            attempt: Attempt::new(),
-            share,
-            owner: Owner::label_only("somebody").unwrap(),
-            ttl: Ttl::new(at(10)).unwrap(),
-            grace: Duration::ZERO,
-            mark: None,
-        }
+        Claim::new(LockName::new("x").unwrap())
+            .with_share(share)
+            .with_ttl(Ttl::new(at(10)).unwrap())
     }
 
     fn granted(ledger: &mut Ledger, claim: &Claim, now: u64) -> LeaseId {
         match ledger.acquire(claim, at(now), MICROS) {
-            Verdict::Granted(token) => LeaseId {
-                name: claim.name.clone(),
-                attempt: claim.attempt,
-                token,
-                owner: claim.owner.clone(),
-                share: claim.share,
-            },
+            Verdict::Granted(token) => claim.lease(token),
             other => panic!("not granted: {other:?}"),
         }
     }
@@ -427,7 +477,7 @@ mod tests {
         assert!(is_busy(&mut ledger, &claim(Share::new(2, 3).unwrap()), 1));
         granted(&mut ledger, &claim(Share::new(1, 3).unwrap()), 1);
         assert_eq!(ledger.acquire(&claim(Share::ALL), at(1), MICROS), Verdict::CapacityMismatch(3));
-        assert_eq!(ledger.release(&lease, at(2)), (Released::Freed, false));
+        assert_eq!(ledger.release(&Release::free(lease.clone()), at(2)), (Released::Done, false));
         granted(&mut ledger, &claim(Share::new(2, 3).unwrap()), 2);
         // All have expired at 12: the capacity may change.
         granted(&mut ledger, &claim(Share::ALL), 12);
@@ -446,7 +496,10 @@ mod tests {
         assert!(second.token > lease.token);
         let renewal = Renewal { lease: lease.clone(), ttl: first.ttl };
         assert_eq!(ledger.renew(&renewal, at(16)), Renewed::Lost(LossReason::Taken));
-        assert_eq!(ledger.release(&lease, at(16)).0, Released::Lost(LossReason::Taken));
+        assert_eq!(
+            ledger.release(&Release::free(lease.clone()), at(16)).0,
+            Released::Lost(LossReason::Taken)
+        );
     }
 
     #[test]
@@ -454,7 +507,7 @@ mod tests {
         let mut ledger = Ledger::default();
         for _ in 0..100 {
             let lease = granted(&mut ledger, &claim(Share::ONE), 0);
-            ledger.release(&lease, at(0));
+            ledger.release(&Release::free(lease.clone()), at(0));
         }
         let most = Ledger::MOST_REMEMBERED + 2;
         assert!(ledger.entries.len() <= most, "{}", ledger.entries.len());
@@ -507,7 +560,7 @@ mod tests {
         assert_eq!(ledger.renew(&Renewal { lease: lease.clone(), ttl }, at(5)), Renewed::Alive);
         assert_eq!(ledger.holds_until(&before, at(5)), Some(at(10)), "it may have expired by then");
         let before = ledger.clone();
-        assert_eq!(ledger.release(&lease, at(6)).0, Released::Freed);
+        assert_eq!(ledger.release(&Release::free(lease.clone()), at(6)).0, Released::Done);
         assert_eq!(ledger.holds_until(&before, at(6)), None);
     }
 
@@ -518,9 +571,9 @@ mod tests {
         let writer = Claim { mark: Some(at(5)), ..claim(Share::ALL) };
         assert!(is_busy(&mut ledger, &writer, 1));
         assert!(is_busy(&mut ledger, &claim(Share::ONE), 2), "a reader stands back");
-        assert_eq!(ledger.release(&reader, at(3)), (Released::Freed, true));
+        assert_eq!(ledger.release(&Release::free(reader.clone()), at(3)), (Released::Done, true));
         let writing = granted(&mut ledger, &writer, 3);
-        ledger.release(&writing, at(4));
+        ledger.release(&Release::free(writing.clone()), at(4));
         granted(&mut ledger, &claim(Share::ONE), 4);
     }
 
@@ -529,9 +582,64 @@ mod tests {
         let mut ledger = Ledger::default();
         let lease = granted(&mut ledger, &claim(Share::ALL), 0);
         ledger.entries[0].until = Until::Released(at(1));
-        assert_eq!(ledger.release(&lease, at(2)).0, Released::Lost(LossReason::Forced));
+        assert_eq!(
+            ledger.release(&Release::free(lease.clone()), at(2)).0,
+            Released::Lost(LossReason::Forced)
+        );
         ledger.entries[0].owner = Owner::label_only("somebody else").unwrap();
-        assert_eq!(ledger.release(&lease, at(2)).0, Released::Lost(LossReason::Taken));
+        assert_eq!(
+            ledger.release(&Release::free(lease.clone()), at(2)).0,
+            Released::Lost(LossReason::Taken)
+        );
+    }
+
+    #[test]
+    fn a_kept_lease_counts_until_its_age_whatever_its_ttl() {
+        for (age, end) in [(3, 3), (30, 30)] {
+            let mut ledger = Ledger::default();
+            let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+            let keep = Release::keep(lease.clone(), at(age));
+            for now in [1, 2] {
+                assert_eq!(ledger.release(&keep, at(now)).0, Released::Done);
+            }
+            let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+            assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Forced));
+            assert!(is_busy(&mut ledger, &claim(Share::ALL), end - 1));
+            granted(&mut ledger, &claim(Share::ALL), end);
+        }
+        let mut ledger = Ledger::default();
+        let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+        assert_eq!(ledger.release(&Release::keep(lease, at(3)), at(3)).0, Released::Done);
+        assert!(ledger.list(&LockName::new("x").unwrap(), at(3)).is_empty(), "it is old enough");
+    }
+
+    #[test]
+    fn a_revoked_lease_may_still_be_freed_or_kept_by_its_holder() {
+        for how in [How::Free, How::Keep { until_age: at(5) }] {
+            let mut ledger = Ledger::default();
+            let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+            let revoke = Release::revoke(lease.clone());
+            assert_eq!(ledger.release(&revoke, at(1)).0, Released::Done);
+            assert!(is_busy(&mut ledger, &claim(Share::ALL), 2));
+            assert_eq!(ledger.release(&Release { lease, how }, at(2)).0, Released::Done);
+            // Nobody takes a kept lease for revoked, which its holder might still free.
+            assert_eq!(ledger.release(&revoke, at(2)).0 == Released::Done, how != How::Free);
+            let standing = ledger.entries[0].standing;
+            assert_eq!(standing == Standing::Kept, how != How::Free);
+            granted(&mut ledger, &claim(Share::ALL), if how == How::Free { 2 } else { 5 });
+        }
+    }
+
+    #[test]
+    fn a_release_of_what_somebody_waits_for_asks_for_a_hint_unless_it_revokes() {
+        for (how, hint) in
+            [(How::Free, true), (How::Keep { until_age: at(5) }, true), (How::Revoke, false)]
+        {
+            let mut ledger = Ledger::default();
+            let lease = granted(&mut ledger, &claim(Share::ALL), 0);
+            assert!(is_busy(&mut ledger, &claim(Share::ALL).with_mark(at(5)), 1));
+            assert_eq!(ledger.release(&Release { lease, how }, at(2)), (Released::Done, hint));
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod status;
 pub mod backend;
 pub mod blocking;
 pub mod clock;
+pub mod data;
 pub mod duration;
 pub mod error;
 pub mod hosts;
@@ -45,9 +46,10 @@ pub mod ttl;
 
 pub use async_trait::async_trait;
 pub use backend::{
-    Busy, Capabilities, Claim, Holder, LeaseInfo, ListQuery, LockBackend, Released, Renewal,
-    Renewed, Verdict, Wakeup, Wakeups,
+    Busy, Capabilities, Claim, Holder, How, LeaseInfo, ListQuery, LockBackend, Release, Released,
+    Renewal, Renewed, Standing, Verdict, Wakeup, Wakeups,
 };
+pub use data::Data;
 pub use duration::parse_duration;
 pub use engine::pace::Retry;
 pub use error::{Error, ErrorKind, Result};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Busy, Claim};
+use crate::data::Data;
 use crate::engine::Engine;
 use crate::engine::pace::Retry;
 use crate::engine::request::{OnWait, Request};
@@ -50,6 +51,7 @@ impl Requests {
             renew_before: None,
             auto_renew: true,
             grace: defaults.grace,
+            data: Ok(None),
             timeout: None,
             retry: Retry::default(),
             on_wait: None,
@@ -95,6 +97,7 @@ pub struct LockRequest {
     renew_before: Option<Duration>,
     auto_renew: bool,
     grace: Duration,
+    data: Result<Option<Data>>,
     timeout: Option<Duration>,
     retry: Retry,
     on_wait: Option<OnWait>,
@@ -147,6 +150,13 @@ impl LockRequest {
     /// Galera, give at least what these may differ by.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// What the holder tells of itself, such as the address of a leader: up to 1 KiB of text, which whoever
+    /// [lists](crate::Locks::list) the lease sees, and whoever finds the lock [busy](Busy).
+    pub fn data(mut self, data: impl Into<Arc<str>>) -> Self {
+        self.data = Data::new(data).map(Some);
         self
     }
 
@@ -299,6 +309,7 @@ impl LockRequest {
                     ttl,
                     grace: self.grace,
                     mark: None,
+                    data: self.data?,
                 },
                 terms,
                 retry: self.retry,

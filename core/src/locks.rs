@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Released};
+use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Release, Released};
 use crate::disabled;
 use crate::engine::{Engine, Home};
 use crate::error::{Error, ErrorKind, Result};
@@ -75,7 +75,7 @@ impl Locks {
     ///
     /// What the database reports.
     pub async fn list(&self, prefix: impl Into<String>) -> Result<Vec<LeaseInfo>> {
-        let mut query = ListQuery { prefix: prefix.into(), ..ListQuery::default() };
+        let mut query = ListQuery::new(prefix);
         let mut all = Vec::new();
         loop {
             let page = self.list_page(query.clone()).await?;
@@ -97,6 +97,20 @@ impl Locks {
         self.requests.engine.call("list", |backend| async move { backend.list(&query).await }).await
     }
 
+    /// Lets exactly this lease, as [`list`](Self::list) named it, be renewed no more. True if it was alive.
+    ///
+    /// Its holder learns of the loss by its next renewal, and frees the name when its work has stopped; otherwise
+    /// the name stays taken until the lease expires. Two never work at once, unlike after a
+    /// [release by force](Self::force_release): try this first.
+    ///
+    /// # Errors
+    ///
+    /// What the database reports, [`ErrorKind::Unsupported`] for a lease of another client that shares the table,
+    /// such as a Django app, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.
+    pub async fn revoke(&self, lease: &LeaseId) -> Result<bool> {
+        self.release("revoke", Release::revoke(lease.clone())).await
+    }
+
     /// Ends exactly this lease, as [`list`](Self::list) named it, whoever holds it; it cannot hit
     /// the next holder. True if it was alive. Its holder learns of the loss by its next renewal.
     ///
@@ -107,16 +121,20 @@ impl Locks {
     ///
     /// What the database reports, and [`ErrorKind::Unavailable`] if somebody keeps its row locked.
     pub async fn force_release(&self, lease: &LeaseId) -> Result<bool> {
+        self.release("force_release", Release::free(lease.clone())).await
+    }
+
+    async fn release(&self, operation: &'static str, release: Release) -> Result<bool> {
         if !self.is_enabled() {
             return Ok(false);
         }
-        let leases = [lease.clone()];
+        let releases = [release];
         self.requests
             .engine
-            .call("force_release", |backend| async move {
+            .call(operation, |backend| async move {
                 loop {
-                    match backend.release(&leases).await?.first() {
-                        Some(Released::Freed) => return Ok(true),
+                    match backend.release(&releases).await?.first() {
+                        Some(Released::Done) => return Ok(true),
                         Some(Released::Lost(_)) | None => return Ok(false),
                         Some(Released::Skipped) => {
                             tokio::time::sleep(Duration::from_millis(20)).await;

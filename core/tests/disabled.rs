@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use database_locks_core::{
-    Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Locks, LossReason,
+    Capabilities, Claim, ErrorKind, LeaseInfo, ListQuery, LockBackend, Locks, LossReason, Release,
     Released, Renewal, Renewed, Result, Verdict, async_trait,
 };
 use tokio::time::sleep;
@@ -28,7 +28,7 @@ impl LockBackend for Forbidden {
         panic!("asked for a renewal")
     }
 
-    async fn release(&self, _: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, _: &[Release]) -> Result<Vec<Released>> {
         panic!("asked for a release")
     }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LockName, Locks,
-    LocksBuilder, LossReason, Released, Renewal, Renewed, Result, Ttl, Verdict, async_trait,
+    Capabilities, Claim, ErrorKind, LeaseInfo, ListQuery, LockBackend, LockName, Locks,
+    LocksBuilder, LossReason, Release, Released, Renewal, Renewed, Result, Ttl, Verdict,
+    async_trait,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -75,9 +76,9 @@ impl LockBackend for Hanging {
         std::future::pending().await
     }
 
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         let mut ledger = self.ledger.lock().expect("nobody panics");
-        Ok(leases.iter().map(|lease| ledger.release(lease, self.start.elapsed()).0).collect())
+        Ok(releases.iter().map(|one| ledger.release(one, self.start.elapsed()).0).collect())
     }
 
     async fn list(&self, _: &ListQuery) -> Result<Vec<LeaseInfo>> {

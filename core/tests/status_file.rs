@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use database_locks_core::{
-    Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, Locks,
-    LocksBuilder, LossReason, Released, Renewal, Renewed, Result, Verdict, Wakeups, async_trait,
+    Capabilities, Claim, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Locks, LocksBuilder,
+    LossReason, Release, Released, Renewal, Renewed, Result, Verdict, Wakeups, async_trait,
 };
 use database_locks_memory::MemoryBackend;
 use tempfile::TempDir;
@@ -113,8 +113,8 @@ impl LockBackend for Gated {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
         self.store.renew(renewals).await
     }
-    async fn release(&self, leases: &[LeaseId]) -> Result<Vec<Released>> {
-        self.store.release(leases).await
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.store.release(releases).await
     }
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
         self.store.list(query).await

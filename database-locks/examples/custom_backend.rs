@@ -65,9 +65,9 @@ impl KeyValue for FileStore {
     async fn load(&self, names: &[LockName]) -> Result<Loaded> {
         let names = names.to_vec();
         self.with_values(move |values, now| {
-            let stored = |value: &String| Stored { value: value.clone(), version: value.clone() };
+            let stored = |value: &String| Stored::versioned_by_itself(value);
             let of = |name: &LockName| values.get(name.as_str()).map(stored);
-            Loaded { now, values: names.iter().map(of).collect() }
+            Loaded::new(now, names.iter().map(of).collect())
         })
         .await
     }

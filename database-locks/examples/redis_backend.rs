@@ -97,11 +97,11 @@ impl KeyValue for RedisStore {
         request.atomic().cmd("HMGET").arg(&self.values).arg(names).cmd("TIME");
         let (values, (seconds, micros)): (Vec<Option<String>>, (u64, u64)) =
             self.ask(&request, true).await?;
-        let stored = |value: String| Stored { version: value.clone(), value };
-        Ok(Loaded {
-            now: Duration::from_secs(seconds) + Duration::from_micros(micros),
-            values: values.into_iter().map(|value| value.map(stored)).collect(),
-        })
+        let stored = |value: String| Stored::versioned_by_itself(value);
+        Ok(Loaded::new(
+            Duration::from_secs(seconds) + Duration::from_micros(micros),
+            values.into_iter().map(|value| value.map(stored)).collect(),
+        ))
     }
 
     async fn store(&self, writes: &[Write]) -> Result<Vec<bool>> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use database_locks::mysql::{MysqlBackend, MysqlConfig};
 use database_locks::postgres::{PostgresBackend, PostgresConfig};
 use database_locks::{
-    Attempt, Claim, Connect, Error, LeaseId, LockBackend, LockName, Locks, Owner, Released,
-    Renewal, Renewed, Share, Ttl, Verdict, migrate,
+    Claim, Connect, Error, LeaseId, LockBackend, LockName, Locks, Release, Released, Renewal,
+    Renewed, Share, Ttl, Verdict, migrate,
 };
 use database_locks_test_servers::{
     Access, FailureDetection, Galera, MariaDbProduct, MySql, MySqlProduct, Mysqld, PgBouncer,
@@ -333,15 +333,7 @@ async fn rows(
 const TTL: Duration = Duration::from_mins(30);
 
 fn claim(name: &str, share: Share) -> Claim {
-    Claim {
-        name: LockName::new(name).unwrap(),
-        attempt: Attempt::new(),
-        share,
-        owner: Owner::of_this_process(),
-        ttl: Ttl::new(TTL).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
+    Claim::new(LockName::new(name).unwrap()).with_share(share).with_ttl(Ttl::new(TTL).unwrap())
 }
 
 /// Asks a backend, checks the answer, and writes down what it cost.
@@ -359,8 +351,7 @@ impl<B: LockBackend> Meter<'_, B> {
         let verdicts = self.count(verb, self.backend.acquire(claims)).await;
         let leases = claims.iter().zip(&verdicts).map(|(claim, verdict)| {
             let Verdict::Granted(token) = verdict else { panic!("{verb}: {verdict:?}") };
-            let Claim { name, attempt, owner, share, .. } = claim.clone();
-            LeaseId { name, attempt, token: *token, owner, share }
+            claim.lease(*token)
         });
         leases.collect()
     }
@@ -371,16 +362,15 @@ impl<B: LockBackend> Meter<'_, B> {
     }
 
     async fn renew(&mut self, verb: &str, leases: &[LeaseId]) {
-        let renewal =
-            |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: Ttl::new(TTL).unwrap() };
+        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), Ttl::new(TTL).unwrap());
         let renewals: Vec<Renewal> = leases.iter().map(renewal).collect();
         let renewed = self.count(verb, self.backend.renew(&renewals)).await;
         assert_eq!(renewed, vec![Renewed::Alive; leases.len()], "{verb}");
     }
 
     async fn release(&mut self, verb: &str, leases: &[LeaseId]) {
-        let released = self.count(verb, self.backend.release(leases)).await;
-        assert_eq!(released, vec![Released::Freed; leases.len()], "{verb}");
+        let released = self.count(verb, self.backend.release(&Release::free_all(leases))).await;
+        assert_eq!(released, vec![Released::Done; leases.len()], "{verb}");
     }
 
     /// A verb without a name is not written down.

@@ -4,13 +4,18 @@ use std::fmt;
 use std::io::Write as _;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::folder::random_hex;
 use crate::install::{MARIADB_TOOLS, POSTGRES};
+
+/// What the client of MySQL says where a server accepts a connection and does not greet it.
+const NO_GREETING: &str = "reading initial communication packet";
+/// How often to ask again then.
+const GREETINGS: u32 = 3;
 
 /// Where a server (or a pooler in front of one) is, and as whom to enter which database.
 #[derive(Clone)]
@@ -185,16 +190,14 @@ impl Access {
     ///
     /// When a statement fails (those before it stay done) or the server cannot be reached; with what the client said.
     pub fn sql(&self, sql: &str) -> Result<String> {
-        let mut client = self
-            .client_command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.client.display()))?;
-        // Should the client end without reading all of it, its own message tells why.
-        let _ = client.stdin.take().context("the client has no input")?.write_all(sql.as_bytes());
-        let output = client.wait_with_output()?;
+        let mut output = self.run_client(sql)?;
+        for _ in 0..GREETINGS {
+            // A busy server did not say who it is in time. Nothing was sent.
+            if !String::from_utf8_lossy(&output.stderr).contains(NO_GREETING) {
+                break;
+            }
+            output = self.run_client(sql)?;
+        }
         ensure!(
             output.status.success(),
             "{} in database {} ended with {}: {}",
@@ -210,6 +213,19 @@ impl Access {
             // A tab inside a value is printed as a backslash and a t.
             Family::MySql => text.replace('\t', "|"),
         })
+    }
+
+    fn run_client(&self, sql: &str) -> Result<Output> {
+        let mut client = self
+            .client_command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.client.display()))?;
+        // Should the client end without reading all of it, its own message tells why.
+        let _ = client.stdin.take().context("the client has no input")?.write_all(sql.as_bytes());
+        Ok(client.wait_with_output()?)
     }
 
     /// Creates an empty database with a random name, in UTF-8, that is dropped with the returned value.

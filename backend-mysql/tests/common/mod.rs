@@ -12,9 +12,7 @@ pub mod packets;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{
-    Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Share, Token, Ttl, Verdict,
-};
+use database_locks_core::{Claim, LeaseId, LockBackend, LockName, Owner, Ttl, Verdict};
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
 use database_locks_test_servers::{Access, Database, Galera, MariaDb, MySql, Result};
 use mysql_async::prelude::Queryable;
@@ -131,25 +129,9 @@ pub fn owner(label: &str) -> Owner {
 
 /// An exclusive claim of a minute.
 pub fn claim(lock: &str) -> Claim {
-    Claim {
-        name: name(lock),
-        attempt: Attempt::new(),
-        share: Share::ALL,
-        owner: owner("host.1"),
-        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
-}
-
-pub fn lease(claim: &Claim, token: Token) -> LeaseId {
-    LeaseId {
-        name: claim.name.clone(),
-        attempt: claim.attempt,
-        token,
-        owner: claim.owner.clone(),
-        share: claim.share,
-    }
+    Claim::new(name(lock))
+        .with_owner(owner("host.1"))
+        .with_ttl(Ttl::new(Duration::from_mins(1)).unwrap())
 }
 
 pub async fn ask(backend: &MysqlBackend, claim: &Claim) -> Verdict {
@@ -161,7 +143,7 @@ pub async fn ask(backend: &MysqlBackend, claim: &Claim) -> Verdict {
 /// Acquires what must be free.
 pub async fn hold(backend: &MysqlBackend, claim: &Claim) -> LeaseId {
     match ask(backend, claim).await {
-        Verdict::Granted(token) => lease(claim, token),
+        Verdict::Granted(token) => claim.lease(token),
         other => panic!("{:?} was not granted: {other:?}", claim.name),
     }
 }

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use database_locks_core::{
-    Claim, ErrorKind, ListQuery, LockBackend, Released, Renewal, Renewed, Ttl, Verdict,
+    ErrorKind, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Ttl, Verdict,
 };
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
 use mysql_async::prelude::Queryable;
 use uuid::Uuid;
 
-use crate::common::{Kind, Store, ask, claim, connect, hold, lease, on_each_server};
+use crate::common::{Kind, Store, ask, claim, connect, hold, on_each_server};
 use crate::{Said, list, outlive, reader, release, renew};
 
 on_each_server!(
@@ -67,10 +67,10 @@ async fn hostile_defaults_of_the_session_change_nothing(kind: Kind) {
         assert_eq!(renew(&hostile, &held).await, Renewed::Alive);
         let remaining = list(&admin, lock).await[0].remaining.unwrap();
         assert!(remaining <= Duration::from_secs(10), "the renewal is not seen");
-        assert_eq!(release(&hostile, &held).await, Released::Freed);
-        let held = hold(&admin, &Claim { attempt: claim(lock).attempt, ..asked }).await;
+        assert_eq!(release(&hostile, &held).await, Released::Done);
+        let held = hold(&admin, &asked.clone().with_attempt(claim(lock).attempt)).await;
         assert_eq!(renew(&hostile, &held).await, Renewed::Alive);
-        assert_eq!(release(&hostile, &held).await, Released::Freed);
+        assert_eq!(release(&hostile, &held).await, Released::Done);
         outlive().await;
         let idle = Duration::from_micros(1);
         assert_eq!(hostile.clean_up(idle).await.unwrap(), 1);
@@ -107,7 +107,7 @@ async fn lock_user_needs_four_rights_on_two_tables(kind: Kind) {
         let held = hold(&backend, &asked).await;
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
         assert_eq!(ask(&backend, &claim(asked.name.as_str())).await.kind(), "busy");
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
     }
     // Exclusive over shares that have ended: their rows go.
     hold(&backend, &claim("y")).await;
@@ -156,7 +156,7 @@ async fn killed_connections_are_replaced(kind: Kind) {
     assert!(killed >= 2, "only {killed} were killed");
     // The word of the server may still be on its way: then the request fails as retryable.
     for attempts in 0.. {
-        let renewal = Renewal { lease: held.clone(), ttl: Ttl::DEFAULT };
+        let renewal = Renewal::new(held.clone(), Ttl::DEFAULT);
         match backend.renew(&[renewal]).await {
             Ok(renewed) => {
                 assert_eq!(renewed, [Renewed::Alive]);
@@ -166,9 +166,9 @@ async fn killed_connections_are_replaced(kind: Kind) {
         }
     }
     for attempts in 0.. {
-        match backend.release(std::slice::from_ref(&held)).await {
+        match backend.release(&[Release::free(held.clone())]).await {
             Ok(released) => {
-                assert_eq!(released, [Released::Freed]);
+                assert_eq!(released, [Released::Done]);
                 break;
             }
             Err(error) => assert!(error.is_retryable() && attempts < 10, "{error:?}"),
@@ -196,7 +196,7 @@ async fn dropped_request_takes_its_connection_with_it(kind: Kind) {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(release(&backend, &lease(&stuck[0], token)).await, Released::Freed);
+    assert_eq!(release(&backend, &stuck[0].lease(token)).await, Released::Done);
 }
 
 async fn bad_credentials_and_databases_say_what_to_do(kind: Kind) {
@@ -257,5 +257,5 @@ async fn password_is_asked_for_with_each_connection_and_the_driver_told_what_the
     assert_eq!(after().await.unwrap_err().kind(), ErrorKind::Permission);
     *current.lock().unwrap() = "secret";
     assert!(matches!(after().await.unwrap()[..], [Verdict::Granted(_)]));
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
 }

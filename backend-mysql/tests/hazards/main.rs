@@ -9,8 +9,8 @@ mod rows;
 mod tables;
 
 use database_locks_core::{
-    Claim, LeaseId, LeaseInfo, ListQuery, LockBackend, Released, Renewal, Renewed, Share, Ttl,
-    Verdict,
+    Claim, LeaseId, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Share,
+    Ttl, Verdict,
 };
 use database_locks_mysql::MysqlBackend;
 use mysql_async::Conn;
@@ -19,24 +19,24 @@ use mysql_async::prelude::Queryable;
 use crate::common::claim;
 
 pub(crate) fn short(lock: &str) -> Claim {
-    Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..claim(lock) }
+    claim(lock).with_ttl(Ttl::new(Ttl::MIN).unwrap())
 }
 
 pub(crate) fn reader(lock: &str) -> Claim {
-    Claim { share: Share::ONE, ..claim(lock) }
+    claim(lock).with_share(Share::ONE)
 }
 
 pub(crate) async fn renew(backend: &MysqlBackend, lease: &LeaseId) -> Renewed {
-    let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
+    let renewal = Renewal::new(lease.clone(), Ttl::DEFAULT);
     backend.renew(&[renewal]).await.unwrap()[0]
 }
 
 pub(crate) async fn release(backend: &MysqlBackend, lease: &LeaseId) -> Released {
-    backend.release(std::slice::from_ref(lease)).await.unwrap()[0]
+    backend.release(&[Release::free(lease.clone())]).await.unwrap()[0]
 }
 
 pub(crate) async fn list(backend: &MysqlBackend, prefix: &str) -> Vec<LeaseInfo> {
-    let query = ListQuery { prefix: prefix.to_owned(), ..ListQuery::default() };
+    let query = ListQuery::new(prefix.to_owned());
     backend.list(&query).await.unwrap()
 }
 
@@ -57,6 +57,7 @@ impl Said for Verdict {
             Verdict::CapacityMismatch(_) => "mismatch",
             Verdict::Ended => "ended",
             Verdict::Skipped => "skipped",
+            other => panic!("{other:?} is unknown"),
         }
     }
 }

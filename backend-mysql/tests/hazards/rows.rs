@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use database_locks_core::{
-    Busy, Claim, LockBackend, LossReason, Owner, Released, Renewal, Renewed, Share, Ttl, Verdict,
+    Busy, LockBackend, LossReason, Owner, Release, Released, Renewal, Renewed, Share, Ttl, Verdict,
 };
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
 use database_locks_test_servers::{Access, MariaDb, MySql, Result};
@@ -53,7 +53,7 @@ async fn row_locked_past_the_ttl(store: &Store) {
         ("ROLLBACK", Share::ONE),
         ("COMMIT", Share::ONE),
     ] {
-        let asked = Claim { share, ..short(&format!("{end} {share}")) };
+        let asked = short(&format!("{end} {share}")).with_share(share);
         let held = hold(&backend, &asked).await;
         let mut blocker = store.client().await;
         blocker.query_drop("START TRANSACTION").await.unwrap();
@@ -80,8 +80,8 @@ async fn row_locked_past_the_ttl(store: &Store) {
 
         let next = hold(&backend, &claim(asked.name.as_str())).await;
         assert!(next.token > held.token);
-        assert_eq!(release(&backend, &next).await, Released::Freed);
-        assert_eq!(release(&backend, &free).await, Released::Freed);
+        assert_eq!(release(&backend, &next).await, Released::Done);
+        assert_eq!(release(&backend, &free).await, Released::Done);
     }
 }
 
@@ -99,16 +99,19 @@ async fn locked_row_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
     blocker.query_drop(sql).await.unwrap();
 
     let started = Instant::now();
-    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let renewals = leases.clone().map(|lease| Renewal::new(lease, Ttl::DEFAULT));
     assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
-    assert_eq!(backend.release(&leases).await.unwrap(), [Released::Skipped, Released::Freed]);
+    assert_eq!(
+        backend.release(&Release::free_all(&leases)).await.unwrap(),
+        [Released::Skipped, Released::Done]
+    );
     let verdicts = backend.acquire(&[claim("a"), claim("b"), claim("c")]).await.unwrap();
     let kinds: Vec<_> = verdicts.iter().map(Said::kind).collect();
     assert_eq!(kinds, ["busy", "granted", "granted"]);
     assert!(started.elapsed() < PATIENCE, "a batch waited for a row lock");
 
     blocker.query_drop("ROLLBACK").await.unwrap();
-    assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+    assert_eq!(release(&backend, &leases[0]).await, Released::Done);
 }
 
 async fn locked_share_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
@@ -122,7 +125,7 @@ async fn locked_share_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
     let sql = "SELECT * FROM database_locks_lock_share WHERE name = 'a' FOR UPDATE";
     blocker.query_drop(sql).await.unwrap();
 
-    let renewals = leases.clone().map(|lease| Renewal { lease, ttl: Ttl::DEFAULT });
+    let renewals = leases.clone().map(|lease| Renewal::new(lease, Ttl::DEFAULT));
     let started = Instant::now();
     assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Skipped, Renewed::Alive]);
     assert!(started.elapsed() < PATIENCE, "a renewal waited for a row lock");
@@ -133,7 +136,7 @@ async fn locked_share_does_not_stall_the_other_names_of_a_batch(kind: Kind) {
     assert!(started.elapsed() < PATIENCE, "a batch waited for a gap");
 
     blocker.query_drop("ROLLBACK").await.unwrap();
-    assert_eq!(release(&backend, &leases[0]).await, Released::Freed);
+    assert_eq!(release(&backend, &leases[0]).await, Released::Done);
 }
 
 async fn name_that_somebody_is_making_does_not_starve_the_others(kind: Kind) {
@@ -188,12 +191,12 @@ async fn batch_with_one_name_twice_grants_it_once(kind: Kind) {
     let (_store, backend) = Store::migrated(kind).await;
     for share in [Share::ALL, Share::ONE] {
         let lock = format!("twice {share}");
-        let twice = Claim { share, ..claim(&lock) };
+        let twice = claim(&lock).with_share(share);
         for _ in 0..2 {
             let verdicts = backend
                 .acquire(&[
-                    Claim { attempt: claim("x").attempt, ..twice.clone() },
-                    Claim { attempt: claim("x").attempt, ..twice.clone() },
+                    twice.clone().with_attempt(claim("x").attempt),
+                    twice.clone().with_attempt(claim("x").attempt),
                 ])
                 .await
                 .unwrap();
@@ -202,8 +205,8 @@ async fn batch_with_one_name_twice_grants_it_once(kind: Kind) {
             let held = list(&backend, &lock).await;
             assert_eq!(held.len(), granted, "{verdicts:?}");
             let leases: Vec<_> = held.into_iter().map(|info| info.lease).collect();
-            let released = backend.release(&leases).await.unwrap();
-            assert_eq!(released, vec![Released::Freed; granted]);
+            let released = backend.release(&Release::free_all(&leases)).await.unwrap();
+            assert_eq!(released, vec![Released::Done; granted]);
         }
     }
     assert!(backend.acquire(&[]).await.unwrap().is_empty());
@@ -223,7 +226,7 @@ async fn what_one_client_did_the_next_one_knows(kind: Kind) {
                 verdict => panic!("{verdict:?} in round {round}"),
             }
             assert_eq!(list(other, asked.name.as_str()).await[0].lease, held);
-            assert_eq!(release(other, &held).await, Released::Freed);
+            assert_eq!(release(other, &held).await, Released::Done);
             assert_eq!(renew(one, &held).await, Renewed::Lost(LossReason::Forced));
         }
     }
@@ -239,7 +242,7 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due(kind: Kind) {
     let busy = async || {
         for lock in ["x", "y"] {
             match ask(&backend, &claim(lock)).await {
-                Verdict::Busy(Busy { holder: Some(_), retry_after: Some(_) }) => {}
+                Verdict::Busy(Busy { holder: Some(_), retry_after: Some(_), .. }) => {}
                 verdict => panic!("{verdict:?}"),
             }
         }
@@ -258,16 +261,16 @@ async fn busy_poll_writes_nothing_but_a_mark_that_is_due(kind: Kind) {
     busy().await;
     blocker.query_drop("ROLLBACK").await.unwrap();
 
-    let marked = Claim { mark: Some(Duration::from_mins(1)), ..claim("x") };
+    let marked = claim("x").with_mark(Duration::from_mins(1));
     assert_eq!(ask(&backend, &marked).await.kind(), "busy");
     let after = stored(&mut client).await;
     assert_ne!(after[0], before[0], "the mark was not written");
     for mark in [Duration::from_mins(1), Duration::from_secs(70)] {
-        let marked = Claim { mark: Some(mark), ..marked.clone() };
+        let marked = marked.clone().with_mark(mark);
         assert_eq!(ask(&backend, &marked).await.kind(), "busy");
         assert_eq!(stored(&mut client).await, after, "the mark was written though it was not due");
     }
-    let longer = Claim { mark: Some(Duration::from_mins(5)), ..marked };
+    let longer = marked.with_mark(Duration::from_mins(5));
     assert_eq!(ask(&backend, &longer).await.kind(), "busy");
     assert_ne!(stored(&mut client).await, after, "the mark was due");
 }
@@ -297,10 +300,10 @@ async fn what_changed_since_it_was_read_is_decided_again(kind: Kind) {
     }
 
     // Somebody takes a permit for a shorter time, so that the row expires when it did.
-    let permit = |seconds| Claim {
-        share: Share::new(1, 2).unwrap(),
-        ttl: Ttl::new(Duration::from_secs(seconds)).unwrap(),
-        ..claim("version")
+    let permit = |seconds| {
+        claim("version")
+            .with_share(Share::new(1, 2).unwrap())
+            .with_ttl(Ttl::new(Duration::from_secs(seconds)).unwrap())
     };
     hold(&other, &permit(60)).await;
     let asked = permit(60);
@@ -315,7 +318,7 @@ async fn what_changed_since_it_was_read_is_decided_again(kind: Kind) {
     assert_eq!(list(&other, "version").await.len(), 2);
 
     // The lease ends before its renewal comes.
-    let held = hold(&slow, &Claim { share: Share::ONE, ..short("time") }).await;
+    let held = hold(&slow, &short("time").with_share(Share::ONE)).await;
     packets.shut();
     let (renewed, ()) = tokio::join!(renew(&slow, &held), async {
         packets.held().await;
@@ -346,20 +349,20 @@ async fn verbs_take_the_round_trips_that_they_are_said_to_take(kind: Kind) {
     let backend = MysqlBackend::connect(config).await.unwrap();
     let held = hold(&backend, &claim("x")).await;
     assert_eq!(renew(&backend, &held).await, Renewed::Alive);
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
     assert!(!packets.take().is_empty(), "the proxy counts nothing");
 
     for _ in 0..3 {
         let held = hold(&backend, &claim("x")).await;
         assert_eq!(packets.take().len(), 1);
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
         assert_eq!(packets.take().len(), 1);
     }
     // A node of a cluster is told to commit once it is seen that the transaction is whole.
     let commit = usize::from(kind == Kind::Galera);
     let leases = [hold(&backend, &claim("x")).await, hold(&backend, &claim("y")).await];
     packets.take();
-    assert_eq!(backend.release(&leases).await.unwrap(), [Released::Freed; 2]);
+    assert_eq!(backend.release(&Release::free_all(&leases)).await.unwrap(), [Released::Done; 2]);
     assert_eq!(packets.take().len(), 2 + commit);
 
     hold(&other, &claim("x")).await;
@@ -406,16 +409,16 @@ async fn after_one_has_waited_in_vain_no_statement_waits_for_a_row(kind: Kind) {
     assert!(!has(&sent, "WHERE name = ?"), "a statement waits though another has waited in vain");
 
     blocker.query_drop("ROLLBACK").await.unwrap();
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
     assert_eq!(ask(&backend, &claim("free")).await.kind(), "granted");
 }
 
 async fn explicit_owner_supersedes_its_own_shares_and_no_others(kind: Kind) {
     let (_store, backend) = Store::migrated(kind).await;
     let alice = Owner::explicit("alice").unwrap();
-    let mine = Claim { owner: alice.clone(), ..reader("x") };
+    let mine = reader("x").with_owner(alice.clone());
     let old = hold(&backend, &mine).await;
-    let writer = Claim { owner: alice.clone(), ..claim("x") };
+    let writer = claim("x").with_owner(alice.clone());
     let new = hold(&backend, &writer).await;
     assert!(new.token > old.token);
     assert_eq!(renew(&backend, &old).await, Renewed::Lost(LossReason::Superseded));
@@ -423,28 +426,28 @@ async fn explicit_owner_supersedes_its_own_shares_and_no_others(kind: Kind) {
     // The share that was superseded must not count, or live, beside the new one.
     hold(&backend, &reader("x")).await;
     assert!(matches!(renew(&backend, &old).await, Renewed::Lost(_)));
-    assert_eq!(ask(&backend, &Claim { owner: alice, ..claim("x") }).await.kind(), "busy");
+    assert_eq!(ask(&backend, &claim("x").with_owner(alice)).await.kind(), "busy");
 }
 
 async fn owner_may_be_called_as_the_mark_of_shares(kind: Kind) {
     let (_store, backend) = Store::migrated(kind).await;
     let owner = Owner::label_only("(shared)").unwrap();
-    let held = hold(&backend, &Claim { owner, ..claim("x") }).await;
+    let held = hold(&backend, &claim("x").with_owner(owner)).await;
     assert_eq!(ask(&backend, &claim("x")).await.kind(), "busy");
     assert_eq!(renew(&backend, &held).await, Renewed::Alive);
     assert_eq!(list(&backend, "x").await[0].lease, held);
-    assert_eq!(release(&backend, &held).await, Released::Freed);
+    assert_eq!(release(&backend, &held).await, Released::Done);
 }
 
 async fn tokens_grow_though_the_clock_was_ahead(kind: Kind) {
     let (store, backend) = Store::migrated(kind).await;
     for asked in [claim("x"), reader("y")] {
         let held = hold(&backend, &asked).await;
-        assert_eq!(release(&backend, &held).await, Released::Freed);
+        assert_eq!(release(&backend, &held).await, Released::Done);
         let sql = "UPDATE database_locks_lock SET token = token + 1000000000000000 WHERE name = ?";
         let lock = asked.name.as_str();
         store.client().await.exec_drop(sql, (lock.as_bytes(),)).await.unwrap();
-        let next = hold(&backend, &Claim { attempt: claim(lock).attempt, ..asked.clone() }).await;
+        let next = hold(&backend, &asked.clone().with_attempt(claim(lock).attempt)).await;
         assert_eq!(next.token.get(), held.token.get() + 1_000_000_000_000_001);
     }
 }

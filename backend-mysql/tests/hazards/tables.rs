@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use database_locks_core::{
-    Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released, Renewed,
-    Share, Ttl, Verdict,
+    Busy, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released, Renewed, Share,
+    Ttl, Verdict,
 };
 use database_locks_mysql::{MysqlBackend, MysqlConfig, schema_sql};
 use mysql_async::prelude::Queryable;
@@ -94,7 +94,7 @@ async fn table_of_a_django_app_is_made_exact(kind: Kind) {
     let mut held = Vec::new();
     for name in names {
         let owner = Owner::label_only(name).unwrap();
-        held.push(hold(&backend, &Claim { owner, ..claim(name) }).await);
+        held.push(hold(&backend, &claim(name).with_owner(owner)).await);
     }
     for lease in &held {
         assert_eq!(ask(&backend, &claim(lease.name.as_str())).await.kind(), "busy");
@@ -105,7 +105,7 @@ async fn table_of_a_django_app_is_made_exact(kind: Kind) {
     let mut listed: Vec<LeaseId> = Vec::new();
     loop {
         let after = listed.last().map(|lease| (lease.name.clone(), lease.attempt));
-        let query = ListQuery { after, limit: 1, ..ListQuery::default() };
+        let query = ListQuery::default().with_after(after).with_limit(1);
         match backend.list(&query).await.unwrap().pop() {
             Some(info) => listed.push(info.lease),
             None => break,
@@ -117,7 +117,7 @@ async fn table_of_a_django_app_is_made_exact(kind: Kind) {
         django.query("SELECT name FROM database_locks_lock ORDER BY id").await.unwrap();
     assert_eq!(names_there[..2], ["Job", "caf\u{e9}"], "the app still reads text");
     for lease in &held {
-        assert_eq!(release(&backend, lease).await, Released::Freed);
+        assert_eq!(release(&backend, lease).await, Released::Done);
     }
 
     // Somebody spoils it: that is refused, and can be mended.
@@ -189,7 +189,7 @@ async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
     for lock in ["held", "free"] {
         let listed = list(&backend, lock).await;
         assert!(listed[0].lease.owner.label().starts_with("web."));
-        assert_eq!(release(&backend, &listed[0].lease).await, Released::Freed);
+        assert_eq!(release(&backend, &listed[0].lease).await, Released::Done);
         assert!(!is_live(&mut django, lock).await);
     }
     assert!(hold(&backend, &claim("free")).await.token > ours.token);
@@ -206,13 +206,13 @@ async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
 
     // A shared name is held for Django until the last share ends, whichever that is.
     let one = hold(&backend, &reader("r")).await;
-    hold(&backend, &Claim { ttl: Ttl::new(Ttl::MIN).unwrap(), ..reader("r") }).await;
+    hold(&backend, &reader("r").with_ttl(Ttl::new(Ttl::MIN).unwrap())).await;
     outlive().await;
     assert!(is_live(&mut django, "r").await);
     let two = hold(&backend, &reader("r")).await;
-    assert_eq!(release(&backend, &one).await, Released::Freed);
+    assert_eq!(release(&backend, &one).await, Released::Done);
     assert!(is_live(&mut django, "r").await);
-    assert_eq!(release(&backend, &two).await, Released::Freed);
+    assert_eq!(release(&backend, &two).await, Released::Done);
     assert!(!is_live(&mut django, "r").await);
 
     // Django releases by force what it sees as held by "(shared)".
@@ -256,7 +256,7 @@ async fn clean_up_forgets_what_is_idle_and_nothing_else(kind: Kind) {
     for lock in ["idle", "held", "recent", "high token", "waited for"] {
         let held = hold(&backend, &claim(lock)).await;
         if lock == "waited for" {
-            ask(&backend, &Claim { mark: Some(Duration::from_mins(9)), ..claim(lock) }).await;
+            ask(&backend, &claim(lock).with_mark(Duration::from_mins(9))).await;
         }
         if lock != "held" {
             release(&backend, &held).await;
@@ -303,9 +303,9 @@ async fn names_are_bytes_whatever_the_database_compares(kind: Kind) {
         for share in [Share::ALL, Share::ONE] {
             let mut held = Vec::new();
             for lock in locks {
-                let asked = Claim { share, ..claim(lock) };
+                let asked = claim(lock).with_share(share);
                 held.push(hold(&backend, &asked).await);
-                let all = Claim { share: Share::ALL, ..claim(lock) };
+                let all = claim(lock).with_share(Share::ALL);
                 assert_eq!(ask(&backend, &all).await.kind(), "busy", "{charset}");
             }
             let names = async |prefix: &str| -> Vec<_> {
@@ -319,13 +319,13 @@ async fn names_are_bytes_whatever_the_database_compares(kind: Kind) {
             assert_eq!(names("j\u{f3}").await, locks[4..], "{charset}");
             let mut after = None;
             for lock in locks {
-                let query = ListQuery { after, limit: 1, ..ListQuery::default() };
+                let query = ListQuery::default().with_after(after).with_limit(1);
                 let page = backend.list(&query).await.unwrap();
                 assert_eq!(page[0].lease.name, name(lock), "{charset}");
                 after = Some((page[0].lease.name.clone(), page[0].lease.attempt));
             }
             for lease in held.into_iter().rev() {
-                assert_eq!(release(&backend, &lease).await, Released::Freed, "{charset}");
+                assert_eq!(release(&backend, &lease).await, Released::Done, "{charset}");
                 assert_eq!(release(&backend, &lease).await, Released::Lost(LossReason::Forced));
             }
         }

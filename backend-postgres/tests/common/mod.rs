@@ -9,9 +9,7 @@
 
 use std::time::Duration;
 
-use database_locks_core::{
-    Attempt, Claim, LeaseId, LockBackend, LockName, Owner, Share, Token, Ttl, Verdict,
-};
+use database_locks_core::{Claim, LeaseId, LockBackend, LockName, Owner, Ttl, Verdict};
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
 use database_locks_test_servers::{Access, Database, Postgres};
 use tokio_postgres::{Client, NoTls};
@@ -79,25 +77,9 @@ pub fn owner(label: &str) -> Owner {
 
 /// An exclusive claim of a minute.
 pub fn claim(lock: &str) -> Claim {
-    Claim {
-        name: name(lock),
-        attempt: Attempt::new(),
-        share: Share::ALL,
-        owner: owner("host.1"),
-        ttl: Ttl::new(Duration::from_mins(1)).unwrap(),
-        grace: Duration::ZERO,
-        mark: None,
-    }
-}
-
-pub fn lease(claim: &Claim, token: Token) -> LeaseId {
-    LeaseId {
-        name: claim.name.clone(),
-        attempt: claim.attempt,
-        token,
-        owner: claim.owner.clone(),
-        share: claim.share,
-    }
+    Claim::new(name(lock))
+        .with_owner(owner("host.1"))
+        .with_ttl(Ttl::new(Duration::from_mins(1)).unwrap())
 }
 
 pub async fn ask(backend: &PostgresBackend, claim: &Claim) -> Verdict {
@@ -109,7 +91,7 @@ pub async fn ask(backend: &PostgresBackend, claim: &Claim) -> Verdict {
 /// Acquires what must be free.
 pub async fn hold(backend: &PostgresBackend, claim: &Claim) -> LeaseId {
     match ask(backend, claim).await {
-        Verdict::Granted(token) => lease(claim, token),
+        Verdict::Granted(token) => claim.lease(token),
         other => panic!("{:?} was not granted: {other:?}", claim.name),
     }
 }

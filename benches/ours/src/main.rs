@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use database_locks::{
-    Attempt, Claim, Connect as _, Guard, LeaseId, LockBackend, LockName, LockRequest, Locks, Owner,
-    Renewal, Renewed, Ttl, Verdict, migrate,
+    Claim, Connect as _, Guard, LockBackend, LockName, LockRequest, Locks, Owner, Renewal, Renewed,
+    Ttl, Verdict, migrate,
 };
 use database_locks_bench_worker::{Job, Share, System, job, serve};
 
@@ -92,9 +92,7 @@ impl System for Ours {
             let verdicts = backend.acquire(&claims).await?;
             for (claim, verdict) in claims.into_iter().zip(verdicts) {
                 let Verdict::Granted(token) = verdict else { bail!("not granted: {verdict:?}") };
-                let Claim { name, attempt, owner, share, .. } = claim;
-                renewals
-                    .push(Renewal { lease: LeaseId { name, attempt, token, owner, share }, ttl });
+                renewals.push(Renewal::new(claim.lease(token), ttl));
             }
         }
         Ok(async move || {
@@ -109,13 +107,8 @@ impl System for Ours {
 }
 
 fn claim(lease: usize, ttl: Ttl) -> Result<Claim> {
-    Ok(Claim {
-        name: LockName::new(format!("renewed-{}-{lease}", std::process::id()))?,
-        attempt: Attempt::new(),
-        share: database_locks::Share::ALL,
-        owner: Owner::label_only("bench").context("an owner")?,
-        ttl,
-        grace: Duration::ZERO,
-        mark: None,
-    })
+    Ok(Claim::new(LockName::new(format!("renewed-{}-{lease}", std::process::id()))?)
+        .with_share(database_locks::Share::ALL)
+        .with_owner(Owner::label_only("bench").context("an owner")?)
+        .with_ttl(ttl))
 }

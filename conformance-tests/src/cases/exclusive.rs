@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{Claim, LeaseId, Owner, Released, Renewal, Renewed, Verdict};
+use database_locks_core::{LeaseId, Owner, Release, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
@@ -18,7 +18,7 @@ pub(crate) async fn second_claim_is_busy_and_names_the_holder_and_what_is_left(
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("one");
     let owner = Owner::label_only("the first of them")?;
-    let lease = take(&here, &Claim { owner: owner.clone(), ..claim(&name) }).await?;
+    let lease = take(&here, &claim(&name).with_owner(owner.clone())).await?;
 
     for client in [&here, &there] {
         let Verdict::Busy(busy) = ask(client, &claim(&name)).await? else {
@@ -147,9 +147,10 @@ pub(crate) async fn row_lock_stalls_no_other_name_of_a_batch(context: Context) -
 
     let calls = async {
         let verdicts = client.acquire(&[claim(&locked), claim(&free_one)]).await?;
-        let renewal = |lease: &_| Renewal { lease: Clone::clone(lease), ttl: ttl(LONG) };
+        let renewal = |lease: &_| Renewal::new(Clone::clone(lease), ttl(LONG));
         let renewed = client.renew(&[renewal(&held), renewal(&also_held)]).await?;
-        let released = client.release(&[held.clone(), also_held.clone()]).await?;
+        let released =
+            client.release(&Release::free_all(&[held.clone(), also_held.clone()])).await?;
         Ok::<_, Stop>((verdicts, renewed, released))
     };
     let answers = tokio::time::timeout(PATIENCE, calls).await;
@@ -161,7 +162,7 @@ pub(crate) async fn row_lock_stalls_no_other_name_of_a_batch(context: Context) -
         "the locked name must be busy or skipped and the other granted, but they are {verdicts:?}"
     );
     assert_eq!(renewed, [Renewed::Skipped, Renewed::Alive], "only the locked row is skipped");
-    assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked row is skipped");
+    assert_eq!(released, [Released::Skipped, Released::Done], "only the locked row is skipped");
     keep(&client, &held).await?;
     Ok(())
 }
@@ -197,17 +198,17 @@ pub(crate) async fn largest_batch_is_answered_item_by_item(context: Context) -> 
         }
     }
     let ends: Vec<bool> = (0..leases.len()).map(|i| i % 2 == 0).collect();
-    let released = other.release(&chosen(&leases, &ends)).await?;
-    assert!(released.iter().all(|r| *r == Released::Freed), "all live leases must be freed");
+    let released = other.release(&Release::free_all(&chosen(&leases, &ends))).await?;
+    assert!(released.iter().all(|r| *r == Released::Done), "all live leases must be freed");
     let renewals: Vec<_> =
-        leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+        leases.iter().map(|lease| Renewal::new(lease.clone(), ttl(LONG))).collect();
     let renewed = client.renew(&renewals).await?;
     assert_eq!(renewed.len(), renewals.len(), "each renewal of a batch must get an answer");
     for (ended, renewed) in ends.iter().zip(&renewed) {
         let is_lost = matches!(renewed, Renewed::Lost(_));
         assert_eq!(*ended, is_lost, "a renewal of a batch is {renewed:?}");
     }
-    let released = client.release(&leases).await?;
+    let released = client.release(&Release::free_all(&leases)).await?;
     assert_eq!(released.len(), leases.len(), "each release of a batch must get an answer");
     for (ended, released) in ends.iter().zip(&released) {
         let is_lost = matches!(released, Released::Lost(_));
@@ -242,7 +243,7 @@ pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> O
         assert_eq!(granted.len(), 1, "one name twice must be granted once: {verdicts:?}");
         let lease = lease_of(&claims[granted[0]], &verdicts[granted[0]]);
 
-        let renewal = Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewal = Renewal::new(lease.clone(), ttl(LONG));
         let renewed = client.renew(&[renewal.clone(), renewal]).await?;
         assert!(
             renewed.len() == 2
@@ -250,9 +251,9 @@ pub(crate) async fn name_twice_in_a_batch_is_granted_once(context: Context) -> O
                 && renewed.iter().all(|r| matches!(r, Renewed::Alive | Renewed::Skipped)),
             "a live lease twice in a batch must be renewed, and once may be skipped: {renewed:?}"
         );
-        let released = client.release(&[lease.clone(), lease.clone()]).await?;
+        let released = client.release(&Release::free_all(&[lease.clone(), lease.clone()])).await?;
         assert_eq!(
-            released.iter().filter(|r| **r == Released::Freed).count(),
+            released.iter().filter(|r| **r == Released::Done).count(),
             1,
             "a live lease twice in a batch must be freed once: {released:?}"
         );
@@ -268,10 +269,10 @@ async fn release_surely(
     lease: &LeaseId,
 ) -> database_locks_core::Result<()> {
     loop {
-        match client.release(std::slice::from_ref(lease)).await.map(only) {
-            Ok(Released::Freed) => return Ok(()),
+        match client.release(&[Release::free(lease.clone())]).await.map(only) {
+            Ok(Released::Done) => return Ok(()),
             Ok(Released::Skipped) => tokio::task::yield_now().await,
-            Ok(lost @ Released::Lost(_)) => panic!("a live lease must be freed, but is {lost:?}"),
+            Ok(other) => panic!("a live lease must be freed, but is {other:?}"),
             Err(error) if error.is_retryable() => {}
             Err(error) => return Err(error),
         }

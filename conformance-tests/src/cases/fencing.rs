@@ -107,10 +107,10 @@ pub(crate) async fn replay_of_a_live_attempt_returns_the_same_token(context: Con
     for share in shares {
         let name = context.name(&share.to_string());
         let short = brief_ttl(&client) * 8;
-        let claim = Claim { share, ttl: ttl(short), ..claim(&name) };
+        let claim = claim(&name).with_share(share).with_ttl(ttl(short));
         let lease = take(&client, &claim).await?;
         for client in [&client, &there] {
-            let again = take(client, &Claim { ttl: ttl(short * 100), ..claim.clone() }).await?;
+            let again = take(client, &claim.clone().with_ttl(ttl(short * 100))).await?;
             assert_eq!(again.token, lease.token, "a replay must get the same token");
         }
         let listed = list(&client, name.as_str()).await?;
@@ -164,7 +164,7 @@ pub(crate) async fn claims_of_one_owner_in_a_batch_get_growing_tokens(context: C
     let claims: Vec<Claim> = (0..8)
         .map(|_| {
             let owner = Owner::explicit("alice")?;
-            Ok(Claim { owner, ..claim(&context.name("one")) })
+            Ok(claim(&context.name("one")).with_owner(owner))
         })
         .collect::<Result<_>>()?;
     let verdicts = client.acquire(&claims).await?;

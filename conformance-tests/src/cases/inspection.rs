@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use database_locks_core::{Claim, ListQuery, LossReason, Owner, Released, Renewed, Ttl, Verdict};
+use database_locks_core::{
+    Attempt, Data, ListQuery, LossReason, Owner, Released, Renewed, Ttl, Verdict,
+};
 
 use crate::context::{
-    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, read,
-    refuse, release, renew, take,
+    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, permits,
+    read, refuse, release, renew, take,
 };
 use crate::harness::Outcome;
 
@@ -15,7 +17,7 @@ pub(crate) async fn list_finds_by_prefix(context: Context) -> Outcome {
     let owner = Owner::explicit("the lister's friend")?;
     let mut leases = Vec::new();
     for name in ["job/a", "job/b", "job", "Job/c", "jobs"] {
-        let claim = Claim { owner: owner.clone(), ..claim(&context.name(name)) };
+        let claim = claim(&context.name(name)).with_owner(owner.clone());
         leases.push(take(&client, &claim).await?);
     }
     if client.capabilities().shares {
@@ -61,7 +63,7 @@ pub(crate) async fn list_comes_in_pages(context: Context) -> Outcome {
         let mut listed = Vec::new();
         let mut after = None;
         loop {
-            let query = ListQuery { prefix: context.prefix(), after: after.take(), limit };
+            let query = ListQuery::new(context.prefix()).with_after(after.take()).with_limit(limit);
             let page = client.list(&query).await?;
             assert!(page.len() <= limit as usize, "a page of {limit} has {} leases", page.len());
             let Some(last) = page.last() else { break };
@@ -101,7 +103,7 @@ pub(crate) async fn list_changes_nothing(context: Context) -> Outcome {
 pub(crate) async fn forced_release_ends_the_holders_lease(context: Context) -> Outcome {
     let (holder, operator) = (context.client().await?, context.client().await?);
     let name = context.name("one");
-    let lease = take(&holder, &Claim { ttl: Ttl::Infinite, ..claim(&name) }).await?;
+    let lease = take(&holder, &claim(&name).with_ttl(Ttl::Infinite)).await?;
     let listed = list(&operator, name.as_str()).await?;
     assert_eq!(listed.len(), 1, "the lease must be listed");
     free(&operator, &listed[0].lease).await?;
@@ -185,7 +187,7 @@ pub(crate) async fn clean_up_beside_claims_removes_nothing_that_is_held(
                     }
                 }
             }
-            while !matches!(release(&client, &lease).await, Ok(Released::Freed | Released::Lost(_)))
+            while !matches!(release(&client, &lease).await, Ok(Released::Done | Released::Lost(_)))
             {
             }
         }
@@ -200,7 +202,7 @@ pub(crate) async fn clean_up_never_removes_what_is_held(context: Context) -> Out
     let client = context.client().await?;
     let mut held = vec![
         take(&client, &claim(&context.name("long"))).await?,
-        take(&client, &Claim { ttl: Ttl::Infinite, ..claim(&context.name("endless")) }).await?,
+        take(&client, &claim(&context.name("endless")).with_ttl(Ttl::Infinite)).await?,
     ];
     if client.capabilities().shares {
         for _ in 0..2 {
@@ -214,6 +216,56 @@ pub(crate) async fn clean_up_never_removes_what_is_held(context: Context) -> Out
         for lease in &held {
             keep(&client, lease).await?;
             refuse(&client, &claim(&lease.name)).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn data_is_shown_to_whoever_lists_or_waits(context: Context) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let longest = "é".repeat(Data::MAX_BYTES / 2);
+    let texts = ["https://10.0.0.1:8080", "", "'; \\ \" % _ \n\t🦀", longest.as_str()];
+    let mut claims = Vec::new();
+    for (i, text) in texts.into_iter().enumerate() {
+        let data = Data::new(text)?;
+        claims.push(claim(&context.name(&format!("alone {i}"))).with_data(data.clone()));
+        if here.capabilities().shares {
+            claims.push(permits(&context.name(&format!("shared {i}")), 2, 3).with_data(data));
+        }
+    }
+    // Each alone, and then all of them at once.
+    for together in [false, true] {
+        let mut leases = Vec::new();
+        if together {
+            for claim in &mut claims {
+                claim.attempt = Attempt::new();
+            }
+            let verdicts = here.acquire(&claims).await?;
+            leases.extend(claims.iter().zip(&verdicts).map(|(claim, v)| lease_of(claim, v)));
+        } else {
+            for claim in &claims {
+                leases.push(take(&here, claim).await?);
+            }
+        }
+        for (asked, lease) in claims.iter().zip(&leases) {
+            keep(&here, lease).await?;
+            let listed = list(&there, asked.name.as_str()).await?;
+            let [info] = listed.as_slice() else { panic!("one must be listed: {listed:?}") };
+            assert_eq!(info.data, asked.data, "the list must show the data");
+            let other = claim(&asked.name).with_share(asked.share);
+            let Verdict::Busy(busy) = ask(&there, &other).await? else {
+                panic!("a live lease must exclude")
+            };
+            let told = busy.holder.and_then(|holder| holder.data);
+            assert_eq!(told, asked.data, "who finds the lock busy must be told the data");
+        }
+        for (asked, lease) in claims.iter().zip(&leases) {
+            free(&here, lease).await?;
+            // The next holder has none.
+            let next = take(&there, &claim(&asked.name).with_share(asked.share)).await?;
+            let listed = list(&here, asked.name.as_str()).await?;
+            assert!(listed.iter().all(|info| info.data.is_none()), "{listed:?}");
+            free(&there, &next).await?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use database_locks_core::{
-    Claim, ErrorKind, LeaseId, LockName, LossReason, Released, Renewed, Share, Token, Ttl, Verdict,
+    ErrorKind, LockName, LossReason, Released, Renewed, Share, Token, Ttl, Verdict,
 };
 
 use crate::context::{
@@ -44,7 +44,7 @@ pub(crate) async fn renewal_keeps_it_past_several_ttls(context: Context) -> Outc
     let name = context.name("one");
     let short = brief_ttl(&client) * 4;
     let mut since = Since::now();
-    let lease = take(&client, &Claim { ttl: ttl(short), ..claim(&name) }).await?;
+    let lease = take(&client, &claim(&name).with_ttl(ttl(short))).await?;
     for _ in 0..8 {
         context.harness().pass(short / 2).await?;
         let before = Since::now();
@@ -89,7 +89,7 @@ pub(crate) async fn renewal_of_a_share_is_refused_after_its_end(context: Context
     let client = context.client_with_shares().await?;
     let permit = |name: &LockName| permits(name, 1, 2);
     let name = context.name("expired");
-    let dead = take(&client, &Claim { ttl: ttl(brief_ttl(&client)), ..permit(&name) }).await?;
+    let dead = take(&client, &permit(&name).with_ttl(ttl(brief_ttl(&client)))).await?;
     let beside = take(&client, &permit(&name)).await?;
     context.outlive(brief_ttl(&client)).await?;
     miss(&client, &dead, &[LossReason::Expired]).await?;
@@ -123,7 +123,7 @@ pub(crate) async fn renewal_gives_the_time_that_it_asks_for(context: Context) ->
     for share in shares {
         for before in [ttl(LONG), Ttl::Infinite] {
             let name = context.name(&format!("{share}, {before:?}"));
-            let lease = take(&client, &Claim { share, ttl: before, ..claim(&name) }).await?;
+            let lease = take(&client, &claim(&name).with_share(share).with_ttl(before)).await?;
             let since = Since::now();
             let renewed = renew_for(&client, &lease, ttl(short)).await?;
             assert_eq!(renewed, Renewed::Alive, "a live lease must be renewed to a shorter TTL");
@@ -154,7 +154,8 @@ pub(crate) async fn renewal_is_refused_when_somebody_else_holds_it(context: Cont
 pub(crate) async fn renewal_is_refused_with_an_old_token(context: Context) -> Outcome {
     let client = context.client().await?;
     let lease = take(&client, &claim(&context.name("one"))).await?;
-    let old = LeaseId { token: Token::new(lease.token.get() - 1), ..lease.clone() };
+    let mut old = lease.clone();
+    old.token = Token::new(lease.token.get() - 1);
     let renewed = renew(&client, &old).await?;
     assert!(matches!(renewed, Renewed::Lost(_)), "an old token must be refused: {renewed:?}");
     keep(&client, &lease).await?;
@@ -164,7 +165,7 @@ pub(crate) async fn renewal_is_refused_with_an_old_token(context: Context) -> Ou
 pub(crate) async fn infinite_ttl_never_expires_and_can_be_released(context: Context) -> Outcome {
     let client = context.client().await?;
     let name = context.name("one");
-    let lease = take(&client, &Claim { ttl: Ttl::Infinite, ..claim(&name) }).await?;
+    let lease = take(&client, &claim(&name).with_ttl(Ttl::Infinite)).await?;
     context.outlive(brief_ttl(&client) * 2).await?;
     let Verdict::Busy(busy) = ask(&client, &claim(&name)).await? else {
         panic!("a lease without end must exclude others")
@@ -192,7 +193,7 @@ pub(crate) async fn ttl_bounds_are_checked(context: Context) -> Outcome {
     }
     for right in [client.capabilities().min_ttl, Ttl::MAX] {
         let name = context.name(&format!("{right:?}"));
-        let lease = take(&client, &Claim { ttl: ttl(right), ..claim(&name) }).await?;
+        let lease = take(&client, &claim(&name).with_ttl(ttl(right))).await?;
         let left = list(&client, name.as_str()).await?.into_iter().next().and_then(|l| l.remaining);
         assert!(left.is_none_or(|left| left <= right), "{left:?} is left of {right:?}");
         let _ = release(&client, &lease).await?;
@@ -220,12 +221,12 @@ pub(crate) async fn grace_holds_an_expired_lease_back(context: Context) -> Outco
     let name = context.name("one");
     let dead = take(&client, &brief(&client, &name)).await?;
     context.outlive(brief_ttl(&client)).await?;
-    refuse(&client, &Claim { grace: LONG, ..claim(&name) }).await?;
+    refuse(&client, &claim(&name).with_grace(LONG)).await?;
     miss(&client, &dead, &[LossReason::Expired]).await?;
     let lease = take(&client, &claim(&name)).await?;
     free(&client, &lease).await?;
     // Grace is for leases that expired, not for those that were released.
-    take(&client, &Claim { grace: LONG, ..claim(&name) }).await?;
+    take(&client, &claim(&name).with_grace(LONG)).await?;
     Ok(())
 }
 

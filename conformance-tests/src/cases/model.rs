@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Attempt, Claim, LeaseId, LeaseInfo, LockName, Owner, Released, Renewal, Renewed, Share, Token,
-    Verdict,
+    Attempt, Claim, Data, LeaseId, LeaseInfo, LockName, Owner, Release, Released, Renewal, Renewed,
+    Share, Token, Verdict,
 };
 
 use crate::context::{Context, LONG, Since, brief_ttl, claim, list, ttl};
@@ -91,7 +91,7 @@ impl Walk<'_> {
                     Some(grant) if random.u8(..4) == 0 => grant.claim.clone(),
                     _ => self.new_claim(random),
                 };
-                Claim { ttl, ..claim }
+                claim.with_ttl(ttl)
             })
             .collect();
         let verdicts = self.client.acquire(&claims).await?;
@@ -114,8 +114,10 @@ impl Walk<'_> {
                 }
                 (Verdict::Busy(here), Verdict::Busy(there)) => {
                     // Which of several that were granted or renewed at the same time is up to the clock.
-                    let holds = |owner: &Owner| ledger.entries.iter().any(|e| e.owner == *owner);
-                    let is_holder = there.holder.as_ref().is_none_or(|h| holds(&h.owner));
+                    let holds = |owner: &Owner, data: &Option<Data>| {
+                        ledger.entries.iter().any(|e| e.owner == *owner && e.data == *data)
+                    };
+                    let is_holder = there.holder.as_ref().is_none_or(|h| holds(&h.owner, &h.data));
                     assert!(is_holder, "who is not a holder is named: {}", self.story());
                     assert_eq!(here.holder.is_some(), there.holder.is_some(), "{}", self.story());
                     let here = here.retry_after.is_some();
@@ -132,14 +134,7 @@ impl Walk<'_> {
     }
 
     fn granted(&mut self, claim: Claim, here: Token, there: Token) {
-        let lease = |token| LeaseId {
-            name: claim.name.clone(),
-            attempt: claim.attempt,
-            token,
-            owner: claim.owner.clone(),
-            share: claim.share,
-        };
-        let (here, there) = (lease(here), lease(there));
+        let (here, there) = (claim.lease(here), claim.lease(there));
         let of_name = || self.grants.iter().rev().filter(|grant| grant.claim.name == claim.name);
         let is_known = of_name().find(|g| g.here.attempt == here.attempt && g.here == here);
         match is_known {
@@ -154,7 +149,7 @@ impl Walk<'_> {
 
     async fn renew(&mut self, random: &mut fastrand::Rng) -> Outcome {
         let leases = self.some_leases(random);
-        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
         let renewals: Vec<Renewal> = leases.iter().map(|(_, there)| renewal(there)).collect();
         let answers = self.client.renew(&renewals).await?;
         self.trace.push(format!("renew {renewals:#?}\n-> {answers:#?}"));
@@ -170,13 +165,23 @@ impl Walk<'_> {
 
     async fn release(&mut self, random: &mut fastrand::Rng) -> Outcome {
         let leases = self.some_leases(random);
-        let asked: Vec<LeaseId> = leases.iter().map(|(_, there)| there.clone()).collect();
+        let mut some_release = |lease: &(LeaseId, LeaseId)| {
+            let kind = random.u8(..8);
+            let release = |lease: &LeaseId| match kind {
+                0 => Release::keep(lease.clone(), Duration::ZERO),
+                1 => Release::keep(lease.clone(), LONG * 2),
+                2 => Release::revoke(lease.clone()),
+                _ => Release::free(lease.clone()),
+            };
+            (release(&lease.0), release(&lease.1))
+        };
+        let (here, asked): (Vec<_>, Vec<_>) = leases.iter().map(&mut some_release).unzip();
         let answers = self.client.release(&asked).await?;
         self.trace.push(format!("release {asked:#?}\n-> {answers:#?}"));
-        assert_eq!(answers.len(), leases.len(), "{}", self.story());
-        for ((here, _), there) in leases.iter().zip(answers) {
+        assert_eq!(answers.len(), here.len(), "{}", self.story());
+        for (here, there) in here.iter().zip(answers) {
             if there != Released::Skipped {
-                let ledger = self.ledgers.entry(here.name.clone()).or_default();
+                let ledger = self.ledgers.entry(here.lease.name.clone()).or_default();
                 assert_eq!(ledger.release(here, self.now).0, there, "{}", self.story());
             }
         }
@@ -191,7 +196,8 @@ impl Walk<'_> {
             let told = |leases: Vec<LeaseInfo>| -> Vec<_> {
                 let one = |info: LeaseInfo| {
                     let LeaseId { attempt, owner, share, .. } = info.lease;
-                    (attempt, owner, share, info.remaining.is_some(), info.waited_for)
+                    let (ends, data) = (info.remaining.is_some(), info.data);
+                    (attempt, owner, share, ends, info.waited_for, info.standing, data)
                 };
                 leases.into_iter().map(one).collect()
             };
@@ -243,16 +249,20 @@ impl Walk<'_> {
             owner.unwrap_or_else(|_| Owner::of_this_process())
         });
         let name = random.choice(&self.names).unwrap_or(&self.names[0]);
-        Claim {
-            share: match self.shares {
+        claim(name)
+            .with_share(match self.shares {
                 true => *random.choice(&shares).unwrap_or(&Share::ALL),
                 false => Share::ALL,
-            },
-            owner: random.choice(owners).unwrap_or_else(Owner::of_this_process),
-            grace: if random.u8(..4) == 0 { LONG } else { Duration::ZERO },
-            mark: (random.u8(..4) == 0).then_some(LONG),
-            ..claim(name)
-        }
+            })
+            .with_owner(random.choice(owners).unwrap_or_else(Owner::of_this_process))
+            .with_grace(if random.u8(..4) == 0 { LONG } else { Duration::ZERO })
+            .with_mark((random.u8(..4) == 0).then_some(LONG))
+            .with_data(
+                random
+                    .choice(["-", "", "10.0.0.1:80", "🦀\n'\\"])
+                    .filter(|text| *text != "-")
+                    .and_then(|text| Data::new(text).ok()),
+            )
     }
 
     fn story(&self) -> String {

@@ -1,6 +1,6 @@
 //! Names are bytes.
 
-use database_locks_core::{ErrorKind, LockName, Released, Renewal, Renewed, Verdict};
+use database_locks_core::{ErrorKind, LockName, Release, Released, Renewal, Renewed, Verdict};
 
 use crate::context::{Context, LONG, claim, free, lease_of, list, refuse, take, ttl};
 use crate::harness::Outcome;
@@ -125,7 +125,7 @@ async fn all_differ(context: &Context, names: &[&str]) -> Outcome {
         refuse(&there, &claim(&lease.name)).await?;
     }
     let renewals: Vec<_> =
-        leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+        leases.iter().map(|lease| Renewal::new(lease.clone(), ttl(LONG))).collect();
     let renewed = there.renew(&renewals).await?;
     assert_eq!(renewed, vec![Renewed::Alive; leases.len()], "all names must be renewed at once");
     let mut listed: Vec<_> =
@@ -152,7 +152,7 @@ async fn all_differ(context: &Context, names: &[&str]) -> Outcome {
     for lease in &leases[..names.len()] {
         refuse(&there, &claim(&lease.name)).await?;
     }
-    let released = there.release(&leases).await?;
-    assert_eq!(released, vec![Released::Freed; leases.len()], "all names must be released at once");
+    let released = there.release(&Release::free_all(&leases)).await?;
+    assert_eq!(released, vec![Released::Done; leases.len()], "all names must be released at once");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Who holds a lease, and what an explicit owner may do.
 
 use database_locks_core::{
-    Attempt, Claim, LeaseId, LossReason, Owner, Released, Renewal, Renewed, Verdict,
+    Attempt, Claim, LeaseId, LossReason, Owner, Release, Released, Renewal, Renewed, Verdict,
 };
 
 use crate::context::{
@@ -26,10 +26,7 @@ pub(crate) async fn explicit_owner_supersedes_from_another_client(context: Conte
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("one");
     let by = |label: &str| {
-        Ok::<_, database_locks_core::Error>(Claim {
-            owner: Owner::explicit(label)?,
-            ..claim(&name)
-        })
+        Ok::<_, database_locks_core::Error>(claim(&name).with_owner(Owner::explicit(label)?))
     };
     let old = take(&here, &by("worker 1")?).await?;
     refuse(&there, &by("worker 2")?).await?;
@@ -52,9 +49,9 @@ pub(crate) async fn explicit_owner_does_not_supersede_a_label_of_the_same_text(
     let labels = [Owner::label_only("alice")?, Owner::explicit("alice")?];
     for (i, holder) in labels.iter().enumerate() {
         let name = context.name(&format!("held {i}"));
-        let lease = take(&client, &Claim { owner: holder.clone(), ..claim(&name) }).await?;
+        let lease = take(&client, &claim(&name).with_owner(holder.clone())).await?;
         let other = labels[1 - i].clone();
-        refuse(&client, &Claim { owner: other, ..claim(&name) }).await?;
+        refuse(&client, &claim(&name).with_owner(other)).await?;
         keep(&client, &lease).await?;
     }
     Ok(())
@@ -96,7 +93,7 @@ pub(crate) async fn explicit_owner_supersedes_none_but_its_own_shares(context: C
     let client = context.client_with_shares().await?;
     let name = context.name("one");
     let of = |owner: &str, claim: Claim| -> Outcome<Claim> {
-        Ok(Claim { owner: Owner::explicit(owner)?, ..claim })
+        Ok(claim.with_owner(Owner::explicit(owner)?))
     };
     let first = take(&client, &of("alice", permits(&name, 2, 5))?).await?;
     let other = take(&client, &of("bob", permits(&name, 1, 5))?).await?;
@@ -137,9 +134,9 @@ pub(crate) async fn labels_are_plain_text_alone_and_in_batches(context: Context)
     for (i, label) in labels.iter().enumerate() {
         let owner = Owner::explicit(*label)?;
         let name = context.name(&format!("alone {i}"));
-        claims.push(Claim { owner: owner.clone(), ..claim(&name) });
+        claims.push(claim(&name).with_owner(owner.clone()));
         if shares {
-            claims.push(Claim { owner, ..permits(&context.name("shared"), 1, 100) });
+            claims.push(permits(&context.name("shared"), 1, 100).with_owner(owner));
         }
     }
     // Each alone, and then all of them at once, by which each supersedes itself.
@@ -155,7 +152,7 @@ pub(crate) async fn labels_are_plain_text_alone_and_in_batches(context: Context)
         assert!(matches!(verdict, Verdict::Granted(_)), "{claim:?} gets {verdict:?}");
         leases.push(lease_of(claim, &verdict));
     }
-    let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+    let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
     let renewals: Vec<_> = leases.iter().map(renewal).collect();
     assert_eq!(there.renew(&renewals).await?, vec![Renewed::Alive; leases.len()], "all are alive");
     for lease in &leases {
@@ -163,8 +160,8 @@ pub(crate) async fn labels_are_plain_text_alone_and_in_batches(context: Context)
         let mut listed = list(&there, lease.name.as_str()).await?.into_iter();
         assert!(listed.any(|info| info.lease == *lease), "{lease:?} must be listed as it is");
     }
-    let released = there.release(&leases).await?;
-    assert_eq!(released, vec![Released::Freed; leases.len()], "all were alive");
+    let released = there.release(&Release::free_all(&leases)).await?;
+    assert_eq!(released, vec![Released::Done; leases.len()], "all were alive");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! How a lease ends on purpose.
 
 use database_locks_core::{
-    Attempt, Claim, Error, ErrorKind, LeaseId, LockName, Locks, LossReason, Owner, Released,
-    Renewed, Share, Token, Ttl,
+    Attempt, Error, ErrorKind, LeaseId, LockName, Locks, LossReason, Owner, Released, Renewed,
+    Share, Token, Ttl,
 };
 
 use crate::context::{
@@ -52,8 +52,10 @@ pub(crate) async fn same_owner_text_with_another_attempt_is_refused(context: Con
     let client = context.client().await?;
     let owner = Owner::label_only("twin")?;
     let name = context.name("one");
-    let lease = take(&client, &Claim { owner, ..claim(&name) }).await?;
-    touch_in_vain(&client, &LeaseId { attempt: Attempt::new(), ..lease.clone() }).await?;
+    let lease = take(&client, &claim(&name).with_owner(owner)).await?;
+    let mut other = lease.clone();
+    other.attempt = Attempt::new();
+    touch_in_vain(&client, &other).await?;
     keep(&client, &lease).await?;
     Ok(())
 }
@@ -65,9 +67,10 @@ pub(crate) async fn another_token_with_the_same_attempt_is_refused(context: Cont
             continue;
         }
         let held =
-            take(&client, &Claim { share, ..claim(&context.name(&share.to_string())) }).await?;
+            take(&client, &claim(&context.name(&share.to_string())).with_share(share)).await?;
         for token in [held.token.get() - 1, held.token.get() + 1] {
-            let wrong = LeaseId { token: Token::new(token), ..held.clone() };
+            let mut wrong = held.clone();
+            wrong.token = Token::new(token);
             let released = release(&client, &wrong).await?;
             assert!(
                 matches!(released, Released::Lost(_)),
@@ -82,7 +85,8 @@ pub(crate) async fn another_token_with_the_same_attempt_is_refused(context: Cont
 pub(crate) async fn another_owner_with_the_same_attempt_is_refused(context: Context) -> Outcome {
     let client = context.client().await?;
     let lease = take(&client, &claim(&context.name("one"))).await?;
-    let other = LeaseId { owner: Owner::label_only("somebody else")?, ..lease.clone() };
+    let mut other = lease.clone();
+    other.owner = Owner::label_only("somebody else")?;
     touch_in_vain(&client, &other).await?;
     keep(&client, &lease).await?;
     Ok(())

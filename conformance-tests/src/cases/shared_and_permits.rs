@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{Attempt, Claim, LeaseId, Released, Renewal, Renewed, Verdict};
+use database_locks_core::{Attempt, Claim, LeaseId, Release, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
@@ -105,14 +105,14 @@ pub(crate) async fn shares_of_one_name_in_a_batch_are_decided_one_after_the_othe
             claims.iter().zip(&verdicts).take(4).map(|(c, v)| lease_of(c, v)).collect();
 
         let renewals: Vec<Renewal> =
-            leases.iter().map(|lease| Renewal { lease: lease.clone(), ttl: ttl(LONG) }).collect();
+            leases.iter().map(|lease| Renewal::new(lease.clone(), ttl(LONG))).collect();
         let renewed = client.renew(&renewals).await?;
         assert_eq!(renewed, [Renewed::Alive; 4], "all live leases of a batch must be renewed");
         let replayed = client.acquire(&claims[..4]).await?;
         assert_eq!(replayed, verdicts[..4], "replays in a batch must be granted the same tokens");
 
-        let released = client.release(&leases[..2]).await?;
-        assert_eq!(released, [Released::Freed; 2], "live leases of a batch must be freed");
+        let released = client.release(&Release::free_all(&leases[..2])).await?;
+        assert_eq!(released, [Released::Done; 2], "live leases of a batch must be freed");
         let renewed = client.renew(&renewals).await?;
         assert!(
             matches!(
@@ -136,18 +136,18 @@ pub(crate) async fn many_shares_of_one_name_are_held_at_once(context: Context) -
     let mut leases = Vec::new();
     for claims in [vec![read(&name); batch], vec![read(&name); batch]] {
         let claims: Vec<Claim> =
-            claims.into_iter().map(|claim| Claim { attempt: Attempt::new(), ..claim }).collect();
+            claims.into_iter().map(|claim| claim.with_attempt(Attempt::new())).collect();
         let verdicts = client.acquire(&claims).await?;
         leases.extend(claims.iter().zip(&verdicts).map(|(c, v)| lease_of(c, v)));
     }
     refuse(&client, &claim(&name)).await?;
     for leases in leases.chunks(batch) {
-        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
         let renewals: Vec<Renewal> = leases.iter().map(renewal).collect();
         let renewed = client.renew(&renewals).await?;
         assert_eq!(renewed, vec![Renewed::Alive; batch], "all live leases must be renewed");
-        let released = client.release(leases).await?;
-        assert_eq!(released, vec![Released::Freed; batch], "all live leases must be freed");
+        let released = client.release(&Release::free_all(leases)).await?;
+        assert_eq!(released, vec![Released::Done; batch], "all live leases must be freed");
     }
     take(&client, &claim(&name)).await?;
     Ok(())
@@ -173,7 +173,7 @@ pub(crate) async fn holders_stay_within_the_capacity_under_contention(context: C
                         let lease = lease_of(&claim, &verdict);
                         loop {
                             match release(&client, &lease).await {
-                                Ok(Released::Freed) => break,
+                                Ok(Released::Done) => break,
                                 Ok(Released::Skipped) => tokio::task::yield_now().await,
                                 Ok(lost) => panic!("a live lease must be freed, but is {lost:?}"),
                                 Err(error) if error.is_retryable() => {}
@@ -233,7 +233,7 @@ pub(crate) async fn capacity_changes_when_nothing_is_held(context: Context) -> O
     }
     let lease = take(&client, &claim(&name)).await?;
     free(&client, &lease).await?;
-    let short = Claim { ttl: brief(&client, &name).ttl, ..permits(&name, 1, 7) };
+    let short = permits(&name, 1, 7).with_ttl(brief(&client, &name).ttl);
     take(&client, &short).await?;
     context.outlive(brief_ttl(&client)).await?;
     take(&client, &permits(&name, 1, 8)).await?;
@@ -245,7 +245,7 @@ pub(crate) async fn expired_reader_does_not_hold_back_a_writer(context: Context)
     let name = context.name("one");
     let short = brief(&client, &name).ttl;
     for _ in 0..2 {
-        take(&client, &Claim { ttl: short, ..read(&name) }).await?;
+        take(&client, &read(&name).with_ttl(short)).await?;
     }
     let living = take(&client, &read(&name)).await?;
     context.outlive(brief_ttl(&client)).await?;
@@ -264,9 +264,9 @@ pub(crate) async fn grace_holds_back_expired_shares_and_claims_of_shares(
     for (dead, asks) in [((1, 3), (3, 3)), ((3, 3), (1, 3)), ((2, 3), (2, 3))] {
         let name = context.name(&format!("{dead:?} {asks:?}"));
         let asks = permits(&name, asks.0, asks.1);
-        take(&client, &Claim { ttl: short, ..permits(&name, dead.0, dead.1) }).await?;
+        take(&client, &permits(&name, dead.0, dead.1).with_ttl(short)).await?;
         context.outlive(brief_ttl(&client)).await?;
-        refuse(&client, &Claim { grace: LONG, ..asks.clone() }).await?;
+        refuse(&client, &asks.clone().with_grace(LONG)).await?;
         take(&client, &asks).await?;
     }
     Ok(())
@@ -277,7 +277,7 @@ pub(crate) async fn waiting_writer_is_not_starved_by_readers(context: Context) -
     let there = context.client().await?;
     let name = context.name("one");
     let first = take(&client, &read(&name)).await?;
-    let writer = Claim { mark: Some(LONG), ..claim(&name) };
+    let writer = claim(&name).with_mark(LONG);
     refuse(&there, &writer).await?;
     for _ in 0..3 {
         let verdict = ask(&client, &read(&name)).await?;
@@ -300,7 +300,7 @@ pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> 
     let name = context.name("one");
     take(&client, &read(&name)).await?;
     let mark = Duration::from_millis(250);
-    refuse(&client, &Claim { mark: Some(mark), ..claim(&name) }).await?;
+    refuse(&client, &claim(&name).with_mark(mark)).await?;
     context.outlive(mark).await?;
     take(&client, &read(&name)).await?;
     Ok(())
@@ -342,10 +342,10 @@ pub(crate) async fn locked_row_of_a_share_stalls_no_other_name(context: Context)
     let row = context.harness().lock_share(&locked).await?;
 
     let calls = async {
-        let renewal = |lease: &LeaseId| Renewal { lease: lease.clone(), ttl: ttl(LONG) };
+        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
         let renewed = client.renew(&[&locked, &other].map(renewal)).await?;
         let verdict = ask(&client, &read(&name)).await?;
-        let released = client.release(&[locked.clone(), other.clone()]).await?;
+        let released = client.release(&Release::free_all(&[locked.clone(), other.clone()])).await?;
         Ok::<_, Stop>((renewed, verdict, released))
     };
     let answers = tokio::time::timeout(PATIENCE, calls).await;
@@ -357,7 +357,7 @@ pub(crate) async fn locked_row_of_a_share_stalls_no_other_name(context: Context)
         matches!(verdict, Verdict::Granted(_) | Verdict::Skipped),
         "another reader must be let in or skipped, but is {verdict:?}"
     );
-    assert_eq!(released, [Released::Skipped, Released::Freed], "only the locked share is skipped");
+    assert_eq!(released, [Released::Skipped, Released::Done], "only the locked share is skipped");
     keep(&client, &locked).await?;
     free(&client, &locked).await?;
     free(&client, &beside).await?;

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use database_locks_core::{Attempt, Claim, Renewal, Renewed, Share, Token, Ttl, Verdict};
+use database_locks_core::{
+    Attempt, Claim, Release, Renewal, Renewed, Result, Share, Token, Ttl, Verdict,
+};
 use futures_util::future::try_join_all;
 
 use crate::context::{Context, ask, claim, lease_of, permits, ttl};
@@ -110,7 +112,7 @@ impl User {
             _ => vec![self.some_claim()],
         };
         let sent = Instant::now();
-        let verdicts = self.client.acquire(&claims).await?;
+        let Some(verdicts) = heard(self.client.acquire(&claims).await)? else { return Ok(()) };
         let deadline = self.deadline(sent);
         let mut held = Vec::new();
         for (claim, verdict) in claims.into_iter().zip(verdicts) {
@@ -134,7 +136,7 @@ impl User {
         }
         let leases: Vec<_> =
             held.iter().map(|(claim, token)| lease_of(claim, &Verdict::Granted(*token))).collect();
-        self.client.release(&leases).await?;
+        heard(self.client.release(&Release::free_all(&leases)).await)?;
         Ok(())
     }
 
@@ -147,14 +149,15 @@ impl User {
             4 | 5 if shares => permits(&name("permits"), fastrand::u32(1..=3), 4),
             _ => claim(&name(["one", "two"][fastrand::usize(..2)])),
         };
-        Claim { ttl: self.ttl, ..claim }
+        claim.with_ttl(self.ttl)
     }
 
     /// As if the answers had been lost.
     async fn ask_again(&self, held: &mut [(Claim, Token)], deadline: Instant) -> Outcome {
         for (claim, token) in held {
             let sent = Instant::now();
-            match ask(&self.client, claim).await? {
+            let Some(verdict) = heard(ask(&self.client, claim).await)? else { continue };
+            match verdict {
                 Verdict::Granted(again) if again == *token => {}
                 // Others may have had the lock since the lease expired, and then it is forgotten.
                 Verdict::Granted(again) => {
@@ -164,20 +167,19 @@ impl User {
                     *token = again;
                 }
                 Verdict::Ended | Verdict::Busy(_) | Verdict::Skipped => {}
-                Verdict::CapacityMismatch(_) => panic!("a replay is of another capacity"),
+                other => panic!("a replay must not be {other:?}"),
             }
         }
         Ok(())
     }
 
     async fn renew(&self, held: &[(Claim, Token)]) -> Outcome {
-        let renewal = |(claim, token): &(Claim, Token)| Renewal {
-            lease: lease_of(claim, &Verdict::Granted(*token)),
-            ttl: self.ttl,
+        let renewal = |(claim, token): &(Claim, Token)| {
+            Renewal::new(lease_of(claim, &Verdict::Granted(*token)), self.ttl)
         };
         let renewals: Vec<_> = held.iter().map(renewal).collect();
         let sent = Instant::now();
-        let renewed = self.client.renew(&renewals).await?;
+        let renewed = heard(self.client.renew(&renewals).await)?.unwrap_or_default();
         for ((claim, _), renewed) in held.iter().zip(renewed) {
             if renewed == Renewed::Alive {
                 let key = (claim.name.as_str().to_owned(), claim.attempt);
@@ -207,6 +209,15 @@ async fn lock_rows(context: Context, end: Instant) {
             Err(Stop::Skipped(_)) => break,
             Err(Stop::Failed(_)) => {}
         }
+    }
+}
+
+/// `None` where nobody can say what became of a request, which the engine would repeat: a machine may stand still for
+/// longer than a store waits for its rows or its file.
+fn heard<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(error) if error.is_retryable() => Ok(None),
+        answer => answer.map(Some),
     }
 }
 

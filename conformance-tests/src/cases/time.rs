@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use database_locks_core::{Attempt, Claim, LossReason, Released, Renewed, Verdict};
+use database_locks_core::{Attempt, LossReason, Released, Renewed, Verdict};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::context::{
@@ -50,16 +50,16 @@ pub(crate) async fn client_clock_an_hour_off_changes_nothing(context: Context) -
     let name = context.name("one");
     let mut last = None;
     for seconds in [now + 3_600, now - 3_600, now, now - 3_600] {
-        let lease = take(&client, &Claim { attempt: attempt(seconds), ..claim(&name) }).await?;
+        let lease = take(&client, &claim(&name).with_attempt(attempt(seconds))).await?;
         assert!(Some(lease.token) > last, "tokens must grow whatever a client's clock says");
         last = Some(lease.token);
-        refuse(&client, &Claim { attempt: attempt(now + 7_200), ..claim(&name) }).await?;
+        refuse(&client, &claim(&name).with_attempt(attempt(now + 7_200))).await?;
         keep(&client, &lease).await?;
         free(&client, &lease).await?;
     }
     for seconds in [now + 3_600, now - 3_600] {
         let name = context.name(&format!("expires {seconds}"));
-        let short = Claim { attempt: attempt(seconds), ..brief(&client, &name) };
+        let short = brief(&client, &name).with_attempt(attempt(seconds));
         let dead = take(&client, &short).await?;
         context.outlive(brief_ttl(&client)).await?;
         miss(&client, &dead, &[LossReason::Expired]).await?;
@@ -87,7 +87,7 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
     let (here, there) = (context.client().await?, context.client().await?);
     let name = context.name("locked");
     let short = brief_ttl(&here) * 4;
-    let lease = take(&here, &Claim { ttl: ttl(short), ..claim(&name) }).await?;
+    let lease = take(&here, &claim(&name).with_ttl(ttl(short))).await?;
     let row = context.harness().lock_row(&name).await?;
 
     let renewal = {
@@ -132,7 +132,7 @@ async fn row_locked_past_the_ttl(context: Context, ending: Ending) -> Outcome {
 async fn agree_on_time(context: &Context, one: &Client, other: &Client, name: &str) -> Outcome {
     let name = context.name(name);
     let hours = Duration::from_hours(3);
-    let lease = take(one, &Claim { ttl: ttl(hours), ..claim(&name) }).await?;
+    let lease = take(one, &claim(&name).with_ttl(ttl(hours))).await?;
     let Verdict::Busy(busy) = ask(other, &claim(&name)).await? else {
         panic!("a live lease must exclude a client in another time zone")
     };
@@ -179,7 +179,7 @@ pub(crate) async fn clock_set_back_raises_no_lease_whose_place_was_given_away(
     let shares = client.capabilities().shares;
     let permit = |brief_one: bool| {
         let ttl = if brief_one { brief(&client, &shared).ttl } else { claim(&shared).ttl };
-        Claim { ttl, ..permits(&shared, 1, 2) }
+        permits(&shared, 1, 2).with_ttl(ttl)
     };
     let dead = take(&client, &brief(&client, &alone)).await?;
     let dead_permit = if shares { Some(take(&client, &permit(true)).await?) } else { None };

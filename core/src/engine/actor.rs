@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::backend::{LockBackend, Released, Renewed, Verdict, Wakeup};
+use crate::backend::{LockBackend, Release, Released, Renewed, Verdict, Wakeup};
 use crate::clock::Clock;
 use crate::engine::heartbeat::{self, Heartbeat};
 use crate::engine::hints;
@@ -20,7 +20,6 @@ use crate::engine::releases::Releases;
 use crate::engine::request::{Request, RequestId};
 use crate::engine::waiting::{self, Grant, WaitingRoom};
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::LeaseId;
 use crate::lease::Lease;
 use crate::lease::state::{Event, Phase};
 use crate::loss::LossReason;
@@ -66,7 +65,7 @@ pub(crate) struct Actor {
 enum Done {
     Claims(waiting::Departure, Result<Vec<Verdict>>),
     Renewals(heartbeat::Departure, Result<Vec<Renewed>>),
-    Releases(Vec<LeaseId>, Result<Vec<Released>>),
+    Releases(Vec<Release>, Result<Vec<Released>>),
 }
 
 impl Actor {
@@ -224,22 +223,21 @@ impl Actor {
         let reply = match lease.apply(event).phase {
             // The server has forgotten it.
             Phase::Lost(
-                reason @ (LossReason::Taken
-                | LossReason::Superseded
-                | LossReason::Forced
-                | LossReason::Deleted),
+                reason @ (LossReason::Taken | LossReason::Superseded | LossReason::Deleted),
             ) => {
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
                 }
                 return;
             }
-            // Too late, and it is given back all the same, lest others wait for its end.
+            // Too late, and it is given back all the same, lest others wait for its end: it may have
+            // expired here and not there, or have been revoked.
             Phase::Lost(reason) => {
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
                 }
-                None
+                // The loss was told.
+                Some(oneshot::channel().0)
             }
             Phase::Held | Phase::Unknown | Phase::Released => reply,
         };
@@ -307,13 +305,7 @@ impl Actor {
     fn grant(&mut self, grant: Grant, asked_at: Duration) {
         let Grant { request, token } = grant;
         let claim = &request.claim;
-        let id = LeaseId {
-            name: claim.name.clone(),
-            attempt: claim.attempt,
-            token,
-            owner: claim.owner.clone(),
-            share: claim.share,
-        };
+        let id = claim.lease(token);
         let name = id.name.clone();
         let lease = Lease::granted(id, request.terms, self.clock, asked_at);
         self.heartbeat.watch(lease.clone(), asked_at);

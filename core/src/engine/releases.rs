@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::backend::{Capabilities, Released};
+use crate::backend::{Capabilities, Release, Released};
 use crate::engine::agenda::Agenda;
 use crate::engine::lane::{Company, Lane};
 use crate::engine::pace::Pace;
@@ -73,18 +73,18 @@ impl Releases {
     }
 
     /// The next batch of releases.
-    pub(crate) fn depart(&mut self) -> Option<Vec<LeaseId>> {
+    pub(crate) fn depart(&mut self) -> Option<Vec<Release>> {
         loop {
-            let (mut leases, mut settled) = (Vec::new(), Vec::new());
+            let (mut releases, mut settled) = (Vec::new(), Vec::new());
             for (name, attempt) in self.lane.depart()? {
                 match self.pending.get(&attempt) {
-                    Some(pending) => leases.push(pending.lease.clone()),
+                    Some(pending) => releases.push(Release::free(pending.lease.clone())),
                     None => settled.push(name),
                 }
             }
             self.lane.skipped(&settled);
-            if !leases.is_empty() {
-                return Some(leases);
+            if !releases.is_empty() {
+                return Some(releases);
             }
             self.lane.landed([]);
         }
@@ -93,22 +93,22 @@ impl Releases {
     /// Takes the answer to a batch, and names the locks that are free now.
     pub(crate) fn arrive(
         &mut self,
-        batch: &[LeaseId],
+        batch: &[Release],
         answer: Result<Vec<Released>>,
         now: Duration,
         jitter: &mut dyn FnMut() -> f64,
     ) -> Vec<LockName> {
-        self.lane.landed(batch.iter().map(|lease| &lease.name));
+        self.lane.landed(batch.iter().map(|release| &release.lease.name));
         let answers: Vec<Result<Released>> = match answer {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         };
         let mut freed = Vec::new();
-        for (lease, answer) in batch.iter().zip(answers) {
+        for (Release { lease, .. }, answer) in batch.iter().zip(answers) {
             let attempt = lease.attempt;
             let Some(pending) = self.pending.get_mut(&attempt) else { continue };
             let outcome = match answer {
-                Ok(Released::Freed) => Ok(()),
+                Ok(Released::Done) => Ok(()),
                 // An earlier try was heard, and only its answer was lost.
                 Ok(Released::Lost(LossReason::Forced | LossReason::Taken))
                     if pending.failures > 0 && now < pending.until =>

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use database_locks::blocking::{self, Guard, LockRequest};
 use database_locks::{
-    Capabilities, Claim, Error, ErrorKind, LeaseId, LeaseInfo, ListQuery, LockBackend, LossReason,
+    Capabilities, Claim, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, LossReason, Release,
     Released, Renewal, Renewed, Result, Retry, Ttl, Verdict, async_trait,
 };
 use database_locks_memory::MemoryBackend;
@@ -218,7 +218,7 @@ fn leases_are_listed_ended_and_forgotten() {
         leases.iter().map(|info| info.lease.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(names(locks.list("a").unwrap()), ["a1", "a2"]);
-    let page = ListQuery { limit: 1, ..ListQuery::default() };
+    let page = ListQuery::default().with_limit(1);
     assert_eq!(names(locks.list_page(page).unwrap()), ["a1"]);
 
     let lease = guards[0].lease();
@@ -306,7 +306,7 @@ impl LockBackend for Silent {
         self.0.renew(leases).await
     }
 
-    async fn release(&self, _: &[LeaseId]) -> Result<Vec<Released>> {
+    async fn release(&self, _: &[Release]) -> Result<Vec<Released>> {
         std::future::pending().await
     }
 

@@ -1,0 +1,196 @@
+//! Leases that their holders have no more, though their names stay taken.
+
+use std::time::Duration;
+
+use database_locks_core::{
+    Attempt, How, LeaseId, LossReason, Owner, Release, Released, Result, Share, Standing, Verdict,
+};
+
+use crate::context::{
+    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, list, miss, obtain, only,
+    permits, read, refuse, soon, take,
+};
+use crate::harness::{Client, Outcome};
+
+pub(crate) async fn kept_lease_is_its_holders_no_more_and_holds_others_back(
+    context: Context,
+) -> Outcome {
+    has_ended_and_is_in_the_way(&context, How::Keep { until_age: LONG * 2 }, Standing::Kept).await
+}
+
+pub(crate) async fn revoked_lease_is_its_holders_no_more_and_holds_others_back(
+    context: Context,
+) -> Outcome {
+    has_ended_and_is_in_the_way(&context, How::Revoke, Standing::Revoked).await
+}
+
+async fn has_ended_and_is_in_the_way(context: &Context, how: How, standing: Standing) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let (alone, one) = (context.name("alone"), context.name("one"));
+    let mut kinds = vec![(claim(&alone), claim(&alone))];
+    if here.capabilities().shares {
+        kinds.push((permits(&one, 2, 3), permits(&one, 2, 3)));
+    }
+    for (asked, other) in kinds {
+        let lease = take(&here, &asked).await?;
+        // Asked again, as if the answer had been lost.
+        for _ in 0..2 {
+            let released = end(&there, &lease, how).await?;
+            assert_eq!(released, Released::Done, "a live lease must end as it is asked: {how:?}");
+        }
+        miss(&here, &lease, &[LossReason::Forced]).await?;
+        let replayed = ask(&here, &asked).await?;
+        assert_eq!(replayed, Verdict::Ended, "its attempt must not get the lease again");
+        let Verdict::Busy(busy) = ask(&there, &other).await? else {
+            panic!("nobody may have the lock before the lease has expired")
+        };
+        let holder = busy.holder.map(|holder| (holder.owner, holder.token));
+        assert_eq!(holder, Some((lease.owner.clone(), lease.token)), "it must be named");
+        let listed = list(&there, lease.name.as_str()).await?;
+        let [info] = listed.as_slice() else { panic!("one lease must be listed: {listed:?}") };
+        assert_eq!((&info.lease, info.standing), (&lease, standing), "it must be listed as it is");
+        // Its holder has done with it, or somebody has it freed by force.
+        free(&here, &lease).await?;
+        let next = take(&there, &other).await?;
+        assert!(next.token > lease.token, "the next lease must have the higher token");
+        let listed = list(&there, lease.name.as_str()).await?;
+        assert_eq!(listed[0].standing, Standing::Held, "the next holder has its lease");
+        keep(&there, &next).await?;
+        let released = end(&here, &lease, how).await?;
+        assert!(matches!(released, Released::Lost(_)), "it has ended: {released:?}");
+        keep(&there, &next).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn kept_lease_frees_its_name_at_its_age(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let age = brief_ttl(&client);
+    let mut kinds = vec![claim(&context.name("alone"))];
+    if client.capabilities().shares {
+        kinds.push(permits(&context.name("one"), 2, 3));
+    }
+    for asked in kinds {
+        let other = claim(&asked.name).with_share(asked.share);
+        let since = Since::now();
+        let lease = take(&client, &asked).await?;
+        assert_eq!(end(&client, &lease, How::Keep { until_age: age }).await?, Released::Done);
+        let verdict = ask(&client, &other).await?;
+        let is_busy = matches!(verdict, Verdict::Busy(_));
+        assert!(is_busy || !since.within(age), "it is kept, but the claim is {verdict:?}");
+        if is_busy {
+            context.outlive(age).await?;
+            let next = take(&client, &other).await?;
+            assert!(next.token > lease.token, "the next lease must have the higher token");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn lease_that_is_old_enough_is_not_kept(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let mut kinds = vec![claim(&context.name("alone"))];
+    if client.capabilities().shares {
+        kinds.push(permits(&context.name("one"), 2, 3));
+    }
+    for asked in kinds {
+        for until_age in [Duration::ZERO, brief_ttl(&client)] {
+            let lease = take(&client, &asked.clone().with_attempt(Attempt::new())).await?;
+            context.outlive(until_age).await?;
+            assert_eq!(end(&client, &lease, How::Keep { until_age }).await?, Released::Done);
+            assert!(list(&client, asked.name.as_str()).await?.is_empty(), "it must be free");
+        }
+        take(&client, &asked).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn revoked_lease_frees_its_name_at_its_expiry(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let name = context.name("one");
+    let asked = brief(&client, &name);
+    let since = Since::now();
+    let lease = take(&client, &asked).await?;
+    let revoked = end(&client, &lease, How::Revoke).await?;
+    if since.within(brief_ttl(&client)) {
+        assert_eq!(revoked, Released::Done);
+    }
+    context.outlive(brief_ttl(&client)).await?;
+    take(&client, &claim(&name)).await?;
+    Ok(())
+}
+
+pub(crate) async fn explicit_owner_supersedes_no_kept_or_revoked_lease(
+    context: Context,
+) -> Outcome {
+    let client = context.client().await?;
+    let owner = Owner::explicit("worker 1")?;
+    for (text, how) in [("kept", How::Keep { until_age: LONG * 2 }), ("revoked", How::Revoke)] {
+        let name = context.name(text);
+        let mut shares = vec![Share::ALL];
+        if client.capabilities().shares {
+            shares.push(Share::new(2, 3)?);
+        }
+        for share in shares {
+            let by_owner = || claim(&name).with_share(share).with_owner(owner.clone());
+            let lease = take(&client, &by_owner()).await?;
+            assert_eq!(end(&client, &lease, how).await?, Released::Done);
+            refuse(&client, &by_owner()).await?;
+            free(&client, &lease).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn several_ends_in_a_batch_are_each_as_asked(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let mut asked = vec![claim(&context.name("a")), claim(&context.name("b"))];
+    asked.push(claim(&context.name("c")));
+    if client.capabilities().shares {
+        let one = context.name("one");
+        asked.extend([read(&one), read(&one), read(&one)]);
+    }
+    let mut releases = Vec::new();
+    for (claim, how) in asked.iter().zip([0, 1, 2, 0, 1, 2]) {
+        let lease = take(&client, claim).await?;
+        releases.push(match how {
+            0 => Release::free(lease),
+            1 => Release::keep(lease, LONG * 2),
+            _ => Release::revoke(lease),
+        });
+    }
+    let released = client.release(&releases).await?;
+    assert_eq!(released, vec![Released::Done; releases.len()]);
+    let mut left = list(&client, &context.prefix()).await?;
+    left.sort_by_key(|info| info.lease.token);
+    let standings: Vec<_> = left.iter().map(|info| info.standing).collect();
+    let expected = [Standing::Kept, Standing::Revoked].repeat(releases.len() / 3);
+    assert_eq!(standings, expected, "two of three are still there: {left:#?}");
+    Ok(())
+}
+
+pub(crate) async fn revoked_holder_stops_and_makes_way(context: Context) -> Outcome {
+    let (here, there) = (context.locks().await?, context.locks().await?);
+    let name = context.name("one");
+    // It would live for as long as the case may take, and is renewed all the time.
+    let period = Duration::from_millis(200);
+    let held = here.lock(&name).ttl(LONG).renew_before(LONG - period).acquire().await?;
+    let lease = held.lease();
+    assert!(there.revoke(lease.id()).await?, "a live lease must be revoked");
+    let reason = soon("the holder learns that its lease is revoked", lease.lost()).await;
+    assert_eq!(reason, LossReason::Forced);
+    assert!(there.lock(&name).try_acquire().await?.is_none(), "nobody may have it before it stops");
+    drop(held);
+    drop(obtain(&there, &name).await?);
+    assert!(!there.revoke(lease.id()).await?, "there is nothing to revoke any more");
+    Ok(())
+}
+
+async fn end(client: &Client, lease: &LeaseId, how: How) -> Result<Released> {
+    let release = match how {
+        How::Free => Release::free(lease.clone()),
+        How::Keep { until_age } => Release::keep(lease.clone(), until_age),
+        How::Revoke => Release::revoke(lease.clone()),
+    };
+    Ok(only(client.release(&[release]).await?))
+}
