@@ -1,5 +1,5 @@
--- Decides claims, as `Ledger::acquire` does: one name after the other, and of one name one claim
--- after the other. Look, lock, judge again, write.
+-- Decides claims, as `Ledger::acquire` does: one after the other, those of one name together. Look, lock, judge
+-- again, write.
 create or replace function {acquire}(
   names text[], attempts uuid[], owners text[], explicits boolean[], weights integer[],
   capacities integer[], ttls bigint[], graces bigint[], marks bigint[], datas text[], patient boolean)
@@ -7,9 +7,18 @@ returns table (
   item bigint, verdict text, granted_token bigint, other_capacity integer,
   holder text, holder_explicit boolean, holder_token bigint, held_for bigint, remaining bigint,
   retry_after bigint, behind bigint, behind_owner text, holder_data text)
-language plpgsql set enable_seqscan = off as $$
+language plpgsql as $$
 declare
-  c record;                 -- the claim
+  c_name text;              -- the claim that is decided
+  c_attempt uuid;
+  c_owner text;
+  c_explicit boolean;
+  c_weight integer;
+  c_capacity integer;
+  c_ttl bigint;
+  c_mark bigint;
+  c_patience interval;
+  is_exclusive boolean;
   r {lock}%rowtype;         -- the row of its name
   own {share}%rowtype;      -- the share that its attempt has or had
   e record;
@@ -31,24 +40,29 @@ declare
   lapsed bigint;            -- how many count as dead, and are not yet marked as such
   ended bigint;             -- how many count as dead
   durable boolean := false;
+  ignored text;
 begin
+  -- A plan is made while the table is small, and kept while it grows.
+  ignored := set_config('enable_seqscan', 'off', true);
   -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
-  perform set_config('lock_timeout', '50ms', true);
-  for c in
-    select i.*, i.weight = i.capacity as exclusive, i.grace * interval '1 microsecond' as patience,
-           row_number() over same_name = 1 as is_first,
-           lead(i.item) over same_name is null as is_last
-    from unnest(names, attempts, owners, explicits, weights, capacities, ttls, graces, marks, datas)
-         with ordinality
-         as i(name, attempt, owner, explicit, weight, capacity, ttl, grace, mark, data, item)
-    window same_name as (partition by i.name order by i.item)
-    order by i.name collate "C", i.item
-  loop
-    if c.is_first then
+  ignored := set_config('lock_timeout', '50ms', true);
+  for i in 1 .. cardinality(names) loop
+    item := i;
+    c_name := names[i];
+    c_attempt := attempts[i];
+    c_owner := owners[i];
+    c_explicit := explicits[i];
+    c_weight := weights[i];
+    c_capacity := capacities[i];
+    c_ttl := ttls[i];
+    c_mark := marks[i];
+    c_patience := graces[i] * interval '1 microsecond';
+    is_exclusive := c_weight = c_capacity;
+    if names[i - 1] is distinct from c_name then
       is_locked := false;
       is_changed := false;
       is_counted := false;
-      select * into r from {lock} l where l.name = c.name;
+      select * into r from {lock} l where l.name = c_name;
       is_there := found;
       if not is_there and not is_made then
         -- Waits for whoever makes the same row right now, though not for a long transaction.
@@ -60,33 +74,32 @@ begin
           order by n.name collate "C"
           on conflict (name) do nothing;
         exception when lock_not_available then
-          perform set_config('lock_timeout', '5ms', true);
+          ignored := set_config('lock_timeout', '5ms', true);
           for e in select distinct u.name from unnest(names) as u(name) order by u.name loop
             begin
               insert into {lock} (name) values (e.name) on conflict (name) do nothing;
             exception when lock_not_available then null;
             end;
           end loop;
-          perform set_config('lock_timeout', '50ms', true);
+          ignored := set_config('lock_timeout', '50ms', true);
         end;
-        select * into r from {lock} l where l.name = c.name;
+        select * into r from {lock} l where l.name = c_name;
         is_there := found;
       end if;
       if patient and is_there and patient_until > clock_timestamp() then
         -- Shares fit beside each other: it is worth a moment to wait for one that is written now. Not
         -- more than one moment for all names together.
-        perform set_config('lock_timeout', '250ms', true);
+        ignored := set_config('lock_timeout', '250ms', true);
         begin
-          select * into r from {lock} l where l.name = c.name for update;
+          select * into r from {lock} l where l.name = c_name for update;
           is_there := found;
           is_locked := found;
         exception when lock_not_available then null;
         end;
-        perform set_config('lock_timeout', '50ms', true);
+        ignored := set_config('lock_timeout', '50ms', true);
       end if;
     end if;
 
-    item := c.item;
     granted_token := null; other_capacity := null; behind := null; behind_owner := null;
     holder := null; holder_explicit := null; holder_token := null; held_for := null;
     remaining := null; retry_after := null; holder_data := null;
@@ -103,11 +116,11 @@ begin
 
       own := null;
       if has_shares then
-        select * into own from {share} h where h.name = c.name and h.attempt = c.attempt;
+        select * into own from {share} h where h.name = c_name and h.attempt = c_attempt;
       end if;
-      if r.attempt = c.attempt then
+      if r.attempt = c_attempt then
         verdict := case
-          when not is_foreign and r.locked_by = c.owner and r.expires_at > at
+          when not is_foreign and r.locked_by = c_owner and r.expires_at > at
                and r.standing = {held} then 'replay'
           else 'ended' end;
       elsif own.attempt is not null then
@@ -120,24 +133,24 @@ begin
         supersedes := false;
         if is_shared then
           -- All that count have one capacity, since a grant marks those that do not as ended.
-          if not is_counted or c.explicit or c.patience <> counted_patience then
+          if not is_counted or c_explicit or c_patience <> counted_patience then
             select coalesce(sum(h.weight) filter (where counts.it and not counts.is_mine), 0),
                    count(*) filter (where not counts.it and h.expires_at > '-infinity'),
                    count(*) filter (where not counts.it),
                    coalesce(bool_or(counts.is_mine and counts.it), false)
             into living, lapsed, ended, supersedes
             from {share} h,
-            lateral (select (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is true as it,
-                            c.explicit and h.explicit_owner and h.locked_by = c.owner
+            lateral (select (h.expires_at > at - c_patience and r.expires_at > at - c_patience) is true as it,
+                            c_explicit and h.explicit_owner and h.locked_by = c_owner
                             and h.standing = {held} as is_mine)
               as counts
-            where h.name = c.name;
-            is_counted := not c.explicit;
-            counted_patience := c.patience;
+            where h.name = c_name;
+            is_counted := not c_explicit;
+            counted_patience := c_patience;
           end if;
           taken := living;
-        elsif r.expires_at > at - c.patience then
-          supersedes := c.explicit and r.explicit_owner and not is_foreign and r.locked_by = c.owner
+        elsif r.expires_at > at - c_patience then
+          supersedes := c_explicit and r.explicit_owner and not is_foreign and r.locked_by = c_owner
             and r.standing = {held};
           if not supersedes then
             taken := case when is_foreign then 2147483647 else r.capacity end;
@@ -145,22 +158,22 @@ begin
         end if;
         other_capacity := case
           when taken = 0 then null
-          when is_foreign then nullif(2147483647, c.capacity)
-          else nullif(r.capacity, c.capacity) end;
+          when is_foreign then nullif(2147483647, c_capacity)
+          else nullif(r.capacity, c_capacity) end;
         verdict := case
           when other_capacity is not null then 'mismatch'
-          when taken + c.weight > c.capacity then 'busy'
-          when r.waiting_until > at and r.waiting_weight > c.weight then 'standback'
+          when taken + c_weight > c_capacity then 'busy'
+          when r.waiting_until > at and r.waiting_weight > c_weight then 'standback'
           else 'grant' end;
       end if;
 
       exit when is_locked
         or verdict in ('mismatch', 'standback')
-        or verdict = 'busy' and (c.mark is null
-             or r.waiting_until > at and r.waiting_weight > c.weight
-             or r.waiting_until >= at + c.mark * interval '1 microsecond' / 2
-                and r.waiting_weight = c.weight);
-      select * into e from {lock} l where l.name = c.name for update skip locked;
+        or verdict = 'busy' and (c_mark is null
+             or r.waiting_until > at and r.waiting_weight > c_weight
+             or r.waiting_until >= at + c_mark * interval '1 microsecond' / 2
+                and r.waiting_weight = c_weight);
+      select * into e from {lock} l where l.name = c_name for update skip locked;
       if not found then
         if verdict <> 'busy' then
           verdict := 'contended';
@@ -172,7 +185,7 @@ begin
       is_counted := false;
     end loop;
 
-    until := case when c.ttl is null then {never} else at + c.ttl * interval '1 microsecond' end;
+    until := case when c_ttl is null then {never} else at + c_ttl * interval '1 microsecond' end;
 
     if verdict = 'busy' then
       if is_shared then
@@ -180,8 +193,8 @@ begin
                h.expires_at, min(h.expires_at) over () as first_expires_at
         into e
         from {share} h
-        where h.name = c.name and h.attempt <> c.attempt and h.expires_at > at - c.patience
-          and not (c.explicit and h.explicit_owner and h.locked_by = c.owner
+        where h.name = c_name and h.attempt <> c_attempt and h.expires_at > at - c_patience
+          and not (c_explicit and h.explicit_owner and h.locked_by = c_owner
                    and h.standing = {held})
         order by h.expires_at desc, h.token desc
         limit 1;
@@ -202,26 +215,26 @@ begin
         remaining := (extract(epoch from e.expires_at - at) * 1000000)::bigint;
       end if;
       if e.first_expires_at < {never} then
-        retry_after := (extract(epoch from e.first_expires_at - at) * 1000000)::bigint + c.grace;
+        retry_after := (extract(epoch from e.first_expires_at - at) * 1000000)::bigint + graces[i];
       end if;
-      if is_locked and c.mark is not null
-         and (r.waiting_until is null or r.waiting_until <= at or r.waiting_weight <= c.weight) then
-        r.waiting_until := at + c.mark * interval '1 microsecond';
-        r.waiting_weight := c.weight;
+      if is_locked and c_mark is not null
+         and (r.waiting_until is null or r.waiting_until <= at or r.waiting_weight <= c_weight) then
+        r.waiting_until := at + c_mark * interval '1 microsecond';
+        r.waiting_weight := c_weight;
         is_changed := true;
       end if;
 
     elsif verdict = 'replay' then
       granted_token := r.token;
-      if c.exclusive then
+      if is_exclusive then
         r.expires_at := until;
       else
         granted_token := own.token;
         update {share} h set expires_at = until, touched_at = at
-        where h.name = c.name and h.attempt = c.attempt;
+        where h.name = c_name and h.attempt = c_attempt;
         if until < r.expires_at and own.expires_at >= r.expires_at then
           select max(h.expires_at) into r.expires_at
-          from {share} h where h.name = c.name and h.expires_at > '-infinity';
+          from {share} h where h.name = c_name and h.expires_at > '-infinity';
         else
           r.expires_at := greatest(r.expires_at, until);
         end if;
@@ -234,31 +247,31 @@ begin
         behind := (extract(epoch from r.touched_at - r.expires_at) * 1000000)::bigint;
         behind_owner := r.locked_by;
       end if;
-      if c.exclusive then
+      if is_exclusive then
         if has_shares then
-          delete from {share} h where h.name = c.name;
+          delete from {share} h where h.name = c_name;
         end if;
-        r.locked_by := c.owner;
-        r.attempt := c.attempt;
+        r.locked_by := c_owner;
+        r.attempt := c_attempt;
         r.expires_at := until;
         is_counted := false;
       else
         if is_shared and ended > {most_remembered} then
           delete from {share} h
           using (select d.attempt from {share} d
-                 where d.name = c.name
-                   and (d.expires_at > at - c.patience and r.expires_at > at - c.patience) is not true
+                 where d.name = c_name
+                   and (d.expires_at > at - c_patience and r.expires_at > at - c_patience) is not true
                  order by d.token desc offset {least_remembered}) o
-          where h.name = c.name and h.attempt = o.attempt;
+          where h.name = c_name and h.attempt = o.attempt;
           ended := {least_remembered};
         end if;
         if has_shares and (not is_shared or lapsed > 0 or supersedes) then
           -- What this grant counted as dead has ended for good, whatever the clock says later.
           update {share} h set expires_at = '-infinity'
-          where h.name = c.name and h.expires_at > '-infinity'
+          where h.name = c_name and h.expires_at > '-infinity'
             and (not is_shared
-                 or (h.expires_at > at - c.patience and r.expires_at > at - c.patience) is not true
-                 or c.explicit and h.explicit_owner and h.locked_by = c.owner
+                 or (h.expires_at > at - c_patience and r.expires_at > at - c_patience) is not true
+                 or c_explicit and h.explicit_owner and h.locked_by = c_owner
                     and h.standing = {held});
           is_counted := false;
         end if;
@@ -272,28 +285,28 @@ begin
         end if;
         insert into {share} (name, attempt, token, locked_by, explicit_owner, weight, capacity,
                              acquired_at, expires_at, touched_at, data)
-        values (c.name, c.attempt, granted_token, c.owner, c.explicit, c.weight, c.capacity,
-                at, until, at, c.data);
-        living := living + c.weight;
+        values (c_name, c_attempt, granted_token, c_owner, c_explicit, c_weight, c_capacity,
+                at, until, at, datas[i]);
+        living := living + c_weight;
         if not is_shared then
           r.expires_at := until;
           is_counted := false;
         elsif lapsed > 0 or supersedes then
           select max(h.expires_at) into r.expires_at
-          from {share} h where h.name = c.name and h.expires_at > '-infinity';
+          from {share} h where h.name = c_name and h.expires_at > '-infinity';
         else
           r.expires_at := greatest(r.expires_at, until);
         end if;
         r.locked_by := '(shared)';
         r.attempt := null;
       end if;
-      r.explicit_owner := c.exclusive and c.explicit;
-      r.capacity := c.capacity;
+      r.explicit_owner := is_exclusive and c_explicit;
+      r.capacity := c_capacity;
       r.standing := {held};
-      r.data := case when c.exclusive then c.data end;
+      r.data := case when is_exclusive then datas[i] end;
       r.token := granted_token;
       r.acquired_at := at;
-      if r.waiting_weight <= c.weight then
+      if r.waiting_weight <= c_weight then
         r.waiting_weight := 0;
       end if;
     end if;
@@ -305,7 +318,7 @@ begin
       is_changed := true;
       durable := true;
     end if;
-    if c.is_last and is_changed then
+    if is_changed and names[i + 1] is distinct from c_name then
       update {lock} l
       set locked_by = r.locked_by, attempt = r.attempt, explicit_owner = r.explicit_owner,
           capacity = r.capacity, token = r.token, acquired_at = r.acquired_at,
@@ -320,7 +333,7 @@ begin
   -- A grant is as durable as the server can make it, whatever the session's default is; a mark need
   -- not be.
   if current_setting('synchronous_commit') <> 'remote_apply' then
-    perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
+    ignored := set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
   end if;
 end
 $$;

@@ -6,9 +6,13 @@ create or replace function {change}(
   weights integer[], capacities integer[], hows text[], micros bigint[], channel text,
   patient boolean)
 returns table (item bigint, outcome text, by_owner text)
-language plpgsql set enable_seqscan = off as $$
+language plpgsql as $$
 declare
-  c record;
+  c_name text;              -- the lease that is changed
+  c_attempt uuid;
+  c_owner text;
+  how text;
+  is_exclusive boolean;
   r {lock}%rowtype;
   own {share}%rowtype;
   at timestamptz;
@@ -23,34 +27,32 @@ declare
   patient_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
   ends_last boolean;        -- whether a share may have been the one that the name's row lives for
   durable boolean := false;
+  ignored text;
 begin
-  for c in
-    select i.*, i.weight = i.capacity as exclusive,
-           row_number() over same_name = 1 as is_first,
-           lead(i.item) over same_name is null as is_last
-    from unnest(names, attempts, tokens, owners, explicits, weights, capacities, hows,
-                micros)
-         with ordinality
-         as i(name, attempt, token, owner, explicit, weight, capacity, how, micros, item)
-    window same_name as (partition by i.name order by i.item)
-    order by i.name collate "C", i.item
-  loop
-    if c.is_first then
+  ignored := set_config('enable_seqscan', 'off', true);
+  for i in 1 .. cardinality(names) loop
+    item := i;
+    c_name := names[i];
+    c_attempt := attempts[i];
+    c_owner := owners[i];
+    how := hows[i];
+    is_exclusive := weights[i] = capacities[i];
+    if names[i - 1] is distinct from c_name then
       is_changed := false;
       ends_last := false;
       if patient and patient_until > clock_timestamp() then
         -- As in acquire; a renewal, which others of the process wait for, is in a hurry.
-        perform set_config('lock_timeout', case c.how when 'renew' then '20ms' else '250ms' end, true);
+        ignored := set_config('lock_timeout', case how when 'renew' then '20ms' else '250ms' end, true);
         begin
-          perform from {lock} l where l.name = c.name for no key update;
+          perform from {lock} l where l.name = c_name for no key update;
         exception when lock_not_available then null;
         end;
       end if;
-      select * into r from {lock} l where l.name = c.name for no key update skip locked;
+      select * into r from {lock} l where l.name = c_name for no key update skip locked;
       is_there := found;
       is_locked := found;
       if not is_there then
-        select * into r from {lock} l where l.name = c.name;
+        select * into r from {lock} l where l.name = c_name;
         is_there := found;
       end if;
     end if;
@@ -62,56 +64,56 @@ begin
     by_owner := null;
     if not is_there then
       is_alive := false;
-    elsif c.exclusive then
+    elsif is_exclusive then
       at := clock_timestamp();
-      is_alive := not is_shared and r.expires_at > at and r.locked_by = c.owner
-        and (r.explicit_owner and not is_foreign) = c.explicit
-        and r.token + is_foreign::int = c.token
-        and c.attempt = case when is_foreign or r.attempt is null then {no_attempt} else r.attempt end;
+      is_alive := not is_shared and r.expires_at > at and r.locked_by = c_owner
+        and (r.explicit_owner and not is_foreign) = explicits[i]
+        and r.token + is_foreign::int = tokens[i]
+        and c_attempt = case when is_foreign or r.attempt is null then {no_attempt} else r.attempt end;
       stands := case when is_foreign then {held} else r.standing end;
     else
       if is_locked then
         select * into own from {share} h
-        where h.name = c.name and h.attempt = c.attempt
+        where h.name = c_name and h.attempt = c_attempt
         for no key update skip locked;
       end if;
       if own.attempt is null then
-        select * into own from {share} h where h.name = c.name and h.attempt = c.attempt;
+        select * into own from {share} h where h.name = c_name and h.attempt = c_attempt;
         outcome := case when found then 'skipped' end;
       end if;
       at := clock_timestamp();
-      is_alive := is_shared and own.token = c.token and own.locked_by = c.owner
-        and own.explicit_owner = c.explicit and own.expires_at > at and r.expires_at > at;
+      is_alive := is_shared and own.token = tokens[i] and own.locked_by = c_owner
+        and own.explicit_owner = explicits[i] and own.expires_at > at and r.expires_at > at;
       stands := own.standing;
     end if;
 
-    if not coalesce(is_alive and (stands = {held} or c.how <> 'renew'), false) then
-      outcome := {reason}(c.name, c.attempt, c.token, c.owner, c.explicit, c.weight, c.capacity);
+    if not coalesce(is_alive and (stands = {held} or how <> 'renew'), false) then
+      outcome := {reason}(c_name, c_attempt, tokens[i], c_owner, explicits[i], weights[i], capacities[i]);
       by_owner := r.locked_by;
     elsif not is_locked or outcome = 'skipped' then
       outcome := 'skipped';
     else
       outcome := 'ok';
       is_changed := true;
-      durable := durable or c.how <> 'free' or coalesce(r.expires_at >= {never}, false);
-      until := case c.how
-        when 'renew' then coalesce(at + c.micros * interval '1 microsecond', {never})
-        when 'keep' then case when c.exclusive then r.acquired_at else own.acquired_at end
-                         + c.micros * interval '1 microsecond'
-        when 'revoke' then case when c.exclusive then r.expires_at else own.expires_at end
+      durable := durable or how <> 'free' or coalesce(r.expires_at >= {never}, false);
+      until := case how
+        when 'renew' then coalesce(at + micros[i] * interval '1 microsecond', {never})
+        when 'keep' then case when is_exclusive then r.acquired_at else own.acquired_at end
+                         + micros[i] * interval '1 microsecond'
+        when 'revoke' then case when is_exclusive then r.expires_at else own.expires_at end
         end;
       if until <= at then
         until := null;
       end if;
-      stands := case when c.how = 'keep' then {kept}
-                     when c.how = 'revoke' and stands = {held} then {revoked}
+      stands := case when how = 'keep' then {kept}
+                     when how = 'revoke' and stands = {held} then {revoked}
                      else stands end;
-      if c.exclusive then
+      if is_exclusive then
         r.expires_at := until;
         r.standing := stands;
       else
         update {share} h set expires_at = until, standing = stands, touched_at = at
-        where h.name = c.name and h.attempt = c.attempt;
+        where h.name = c_name and h.attempt = c_attempt;
         if until >= r.expires_at then
           r.expires_at := until;
           ends_last := false;
@@ -121,16 +123,16 @@ begin
       end if;
       r.lease_expires_at := r.expires_at;
       r.touched_at := at;
-      if c.how in ('free', 'keep') and r.waiting_until > at then
+      if how in ('free', 'keep') and r.waiting_until > at then
         -- Only where somebody waits: it takes a lock on the whole database at the commit.
-        perform pg_notify(channel, c.name);
+        perform pg_notify(channel, c_name);
       end if;
     end if;
 
-    if is_changed and (c.is_last or c.exclusive) then
+    if is_changed and (is_exclusive or names[i + 1] is distinct from c_name) then
       if ends_last then
         select max(h.expires_at) into r.expires_at
-        from {share} h where h.name = c.name and h.expires_at > '-infinity';
+        from {share} h where h.name = c_name and h.expires_at > '-infinity';
         r.lease_expires_at := r.expires_at;
         ends_last := false;
       end if;
@@ -140,14 +142,13 @@ begin
       where l.id = r.id;
       is_changed := false;
     end if;
-    item := c.item;
     return next;
   end loop;
 
   -- Holders rely on their renewals. A release that is lost with the server leaves the lease to its
   -- TTL; one of a lease without a TTL must not be lost.
   if not durable or current_setting('synchronous_commit') <> 'remote_apply' then
-    perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
+    ignored := set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
   end if;
 end
 $$;

@@ -4,7 +4,7 @@ create or replace function {reason}(
   of_name text, of_attempt uuid, of_token bigint, of_owner text, is_explicit boolean,
   of_weight integer, of_capacity integer)
 returns text
-language plpgsql set enable_seqscan = off as $$
+language plpgsql as $$
 declare
   r {lock}%rowtype;
   own {share}%rowtype;

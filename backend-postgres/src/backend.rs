@@ -143,16 +143,18 @@ impl PostgresBackend {
 
     /// Asks once for all claims. A patient request waits a moment for rows that are locked.
     async fn decide(&self, claims: &[&Claim], patient: bool) -> Result<Vec<Verdict>> {
-        let names = column(claims, |c| c.name.as_str());
-        let attempts = column(claims, |c| c.attempt.as_uuid());
-        let owners = column(claims, |c| c.owner.label());
-        let explicit = column(claims, |c| c.owner.is_explicit());
-        let weights = column(claims, |c| int(c.share.weight()));
-        let capacities = column(claims, |c| int(c.share.capacity()));
-        let ttls = column(claims, |c| ttl_micros(c.ttl));
-        let graces = column(claims, |c| micros(c.grace));
-        let marks = column(claims, |c| c.mark.map(micros));
-        let datas = column(claims, |c| c.data.as_ref().map(Data::as_str));
+        let order = by_name(claims, |c| &c.name);
+        let asked = column(&order, |&i| claims[i]);
+        let names = column(&asked, |c| c.name.as_str());
+        let attempts = column(&asked, |c| c.attempt.as_uuid());
+        let owners = column(&asked, |c| c.owner.label());
+        let explicit = column(&asked, |c| c.owner.is_explicit());
+        let weights = column(&asked, |c| int(c.share.weight()));
+        let capacities = column(&asked, |c| int(c.share.capacity()));
+        let ttls = column(&asked, |c| ttl_micros(c.ttl));
+        let graces = column(&asked, |c| micros(c.grace));
+        let marks = column(&asked, |c| c.mark.map(micros));
+        let datas = column(&asked, |c| c.data.as_ref().map(Data::as_str));
         let parameters: &[Parameter<'_>] = &[
             (&names, Type::TEXT_ARRAY),
             (&attempts, Type::UUID_ARRAY),
@@ -168,7 +170,7 @@ impl PostgresBackend {
         ];
         let connection = self.connections.shared().await?;
         match self.query(connection, &self.statements.acquire, parameters).await {
-            Ok(rows) => by_ordinal(claims.len(), &rows, Verdict::Skipped, |row, i| {
+            Ok(rows) => in_order(&order, &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
                 if let Verdict::Granted(_) = verdict {
                     doubt_the_last_holder(&claims[i].name, row)?;
@@ -194,15 +196,17 @@ impl PostgresBackend {
         changes: &[Change<'_>],
         patient: bool,
     ) -> Result<Vec<Changed>> {
-        let names = column(changes, |c| c.lease.name.as_str());
-        let attempts = column(changes, |c| c.lease.attempt.as_uuid());
-        let tokens = column(changes, |c| i64::try_from(c.lease.token.get()).unwrap_or(i64::MAX));
-        let owners = column(changes, |c| c.lease.owner.label());
-        let explicit = column(changes, |c| c.lease.owner.is_explicit());
-        let weights = column(changes, |c| int(c.lease.share.weight()));
-        let capacities = column(changes, |c| int(c.lease.share.capacity()));
-        let hows = column(changes, |c| c.how);
-        let micros = column(changes, |c| c.micros);
+        let order = by_name(changes, |c| &c.lease.name);
+        let asked = column(&order, |&i| changes[i]);
+        let names = column(&asked, |c| c.lease.name.as_str());
+        let attempts = column(&asked, |c| c.lease.attempt.as_uuid());
+        let tokens = column(&asked, |c| i64::try_from(c.lease.token.get()).unwrap_or(i64::MAX));
+        let owners = column(&asked, |c| c.lease.owner.label());
+        let explicit = column(&asked, |c| c.lease.owner.is_explicit());
+        let weights = column(&asked, |c| int(c.lease.share.weight()));
+        let capacities = column(&asked, |c| int(c.lease.share.capacity()));
+        let hows = column(&asked, |c| c.how);
+        let micros = column(&asked, |c| c.micros);
         let channel = self.tables.channel();
         let parameters: &[Parameter<'_>] = &[
             (&names, Type::TEXT_ARRAY),
@@ -222,7 +226,7 @@ impl PostgresBackend {
             Verb::Release => ("release", self.connections.shared().await?),
         };
         match self.query(connection, &self.statements.change, parameters).await {
-            Ok(rows) => by_ordinal(changes.len(), &rows, Changed::Skipped, |row, i| {
+            Ok(rows) => in_order(&order, &rows, Changed::Skipped, |row, i| {
                 changed(row, &changes[i].lease.name)
             }),
             Err(error) if error::is_row_locked(&error) => Ok(vec![Changed::Skipped; changes.len()]),
@@ -402,17 +406,24 @@ fn ttl_micros(ttl: Ttl) -> Option<i64> {
     ttl.duration().map(micros)
 }
 
-/// Puts answers, whose first column is the ordinal of their item, into the order of the items.
-fn by_ordinal<T: Clone>(
-    items: usize,
+/// The places of items by their names, as the functions take them: those of one name together, one after the other.
+fn by_name<'a, T>(items: &'a [T], name: impl Fn(&'a T) -> &'a LockName) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|&i| name(&items[i]));
+    order
+}
+
+/// Puts answers, whose first column is the ordinal of their item among those sent in `order`, into the order of the items.
+fn in_order<T: Clone>(
+    order: &[usize],
     rows: &[Row],
     unanswered: T,
     answer: impl Fn(&Row, usize) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let mut answers = vec![unanswered; items];
+    let mut answers = vec![unanswered; order.len()];
     for row in rows {
         let ordinal: i64 = get(row, 0)?;
-        let place = usize::try_from(ordinal - 1).ok().filter(|i| *i < items);
+        let place = usize::try_from(ordinal - 1).ok().and_then(|i| order.get(i).copied());
         let place = place.ok_or_else(|| error::unexpected("an answer to no question"))?;
         answers[place] = answer(row, place)?;
     }
