@@ -1,5 +1,6 @@
 //! Leases that hold on Postgres: a [`LockBackend`](database_locks_core::LockBackend) on
-//! tokio-postgres and deadpool-postgres. Postgres 12 or newer.
+//! tokio-postgres and deadpool-postgres. Postgres 12 or newer; the suite runs on
+//! 13, 15 and 18.
 //!
 //! ```no_run
 //! # async fn example() -> database_locks_core::Result<()> {

@@ -1,4 +1,4 @@
-//! The common suite, directly and behind pgbouncer in transaction mode.
+//! The common suite: directly, behind pgbouncer in transaction mode, and on other versions of Postgres.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,6 +27,41 @@ mod behind_pgbouncer {
     use super::Pooled;
 
     database_locks_conformance::suite!(Pooled);
+}
+
+mod on_version_13 {
+    use super::Version13;
+
+    database_locks_conformance::suite!(Version13);
+}
+
+/// In databases that do not compare text by its bytes.
+mod on_version_18_with_icu {
+    use super::Version18;
+
+    database_locks_conformance::suite!(Version18);
+}
+
+/// How a store is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    Directly,
+    ByPgBouncer,
+    ByVersion(u32),
+}
+
+impl Served {
+    fn builder(self) -> PostgresBuilder {
+        match self {
+            Self::Directly | Self::ByPgBouncer => Postgres::builder(),
+            Self::ByVersion(18) => Postgres::builder().version(18).icu_locale("und"),
+            Self::ByVersion(major) => Postgres::builder().version(major),
+        }
+    }
+
+    fn is_pooled(self) -> bool {
+        self == Self::ByPgBouncer
+    }
 }
 
 /// How many connections to the server pgbouncer has for each pair of database and user.
@@ -65,21 +100,28 @@ struct OwnServer {
 }
 
 impl OwnServer {
-    fn start(pooled: bool, builder: PostgresBuilder) -> database_locks_test_servers::Result<Self> {
+    fn start(
+        served: Served,
+        builder: PostgresBuilder,
+    ) -> database_locks_test_servers::Result<Self> {
         let server = builder.start()?;
         let start = || PgBouncer::start(&server, PoolMode::Transaction);
-        Ok(Self { pooler: pooled.then(start).transpose()?, server })
+        Ok(Self { pooler: served.is_pooled().then(start).transpose()?, server })
     }
 }
 
 impl Store {
-    fn fresh(pooled: bool) -> Outcome<Self> {
-        let pooler = pooled.then(PgBouncer::shared).transpose().map_err(failed)?;
-        Self::on(Postgres::shared().map_err(failed)?, pooler)
+    fn fresh(served: Served) -> Outcome<Self> {
+        let pooler = served.is_pooled().then(PgBouncer::shared).transpose().map_err(failed)?;
+        let server = match served {
+            Served::ByVersion(major) => Postgres::shared_of(major, || served.builder().start()),
+            Served::Directly | Served::ByPgBouncer => Postgres::shared(),
+        };
+        Self::on(server.map_err(failed)?, pooler)
     }
 
-    fn on_own(pooled: bool, builder: PostgresBuilder) -> Outcome<Self> {
-        let own = OwnServer::start(pooled, builder).map_err(failed)?;
+    fn on_own(served: Served, builder: PostgresBuilder) -> Outcome<Self> {
+        let own = OwnServer::start(served, builder).map_err(failed)?;
         let store = Self::on(&own.server, own.pooler.as_deref())?;
         Ok(Self { own: Some(Arc::new(own)), ..store })
     }
@@ -256,13 +298,13 @@ impl RowLock for Locked {
 }
 
 macro_rules! harness {
-    ($name:ident, pooled: $pooled:literal) => {
+    ($name:ident, $served:expr) => {
         struct $name(Store);
 
         #[async_trait]
         impl Harness for $name {
             async fn fresh() -> Outcome<Self> {
-                let store = Store::fresh($pooled)?;
+                let store = Store::fresh($served)?;
                 store.migrate().await?;
                 Ok(Self(store))
             }
@@ -304,13 +346,13 @@ macro_rules! harness {
             }
 
             async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
-                let store = Store::on_own($pooled, Postgres::builder().durable())?;
+                let store = Store::on_own($served, $served.builder().durable())?;
                 store.migrate().await?;
                 Ok(Arc::new(Self(store)))
             }
 
             async fn steppable(&self) -> Outcome<Arc<dyn Harness>> {
-                let store = Store::on_own($pooled, Postgres::builder().steppable())?;
+                let store = Store::on_own($served, $served.builder().steppable())?;
                 store.migrate().await?;
                 Ok(Arc::new(Self(store)))
             }
@@ -324,7 +366,7 @@ macro_rules! harness {
             }
 
             async fn session_settings(&self) -> Outcome<BTreeMap<String, String>> {
-                if $pooled {
+                if $served.is_pooled() {
                     self.0.pooled_sessions().await
                 } else {
                     // The pool of a client is its own, and nobody else gets at its connections.
@@ -335,5 +377,7 @@ macro_rules! harness {
     };
 }
 
-harness!(Direct, pooled: false);
-harness!(Pooled, pooled: true);
+harness!(Direct, Served::Directly);
+harness!(Pooled, Served::ByPgBouncer);
+harness!(Version13, Served::ByVersion(13));
+harness!(Version18, Served::ByVersion(18));

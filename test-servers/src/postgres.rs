@@ -3,13 +3,14 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use crate::access::{Access, Family};
 use crate::clock;
 use crate::folder::{Folder, random_hex};
 use crate::install::{Account, POSTGRES};
+use crate::postgres_version::{POSTGRES_VERSIONS, postgres_binaries};
 use crate::process::{Durability, Launch, Process, Server, flag, run_tool};
 use crate::shared::Shared;
 #[cfg(feature = "tls")]
@@ -65,6 +66,24 @@ impl Postgres {
         SHARED.get(Family::Postgres, "DATABASE_LOCKS_TEST_POSTGRES_URL", Postgres::start)
     }
 
+    /// As [`shared`](Self::shared), of one of [`POSTGRES_VERSIONS`]. `DATABASE_LOCKS_TEST_POSTGRES_18_URL` names another
+    /// server instead, and so on.
+    ///
+    /// # Errors
+    ///
+    /// As [`shared`](Self::shared), and for another version.
+    pub fn shared_of(
+        major: u32,
+        start: impl FnOnce() -> Result<Postgres>,
+    ) -> Result<&'static Access> {
+        static SHARED: [Shared<Postgres>; POSTGRES_VERSIONS.len()] =
+            [const { Shared::new() }; POSTGRES_VERSIONS.len()];
+        let place = POSTGRES_VERSIONS.iter().position(|version| *version == major);
+        let place = place.with_context(|| format!("no tests run on postgres {major}"))?;
+        let variable = format!("DATABASE_LOCKS_TEST_POSTGRES_{major}_URL");
+        SHARED[place].get(Family::Postgres, &variable, start)
+    }
+
     /// Where the server keeps its data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
@@ -103,6 +122,8 @@ impl Server for Postgres {
 #[derive(Debug, Default)]
 #[must_use = "nothing is started before `start`"]
 pub struct PostgresBuilder {
+    version: Option<u32>,
+    locale: Option<String>,
     durability: Durability,
     is_steppable: bool,
     settings: Vec<(String, String)>,
@@ -111,6 +132,18 @@ pub struct PostgresBuilder {
 }
 
 impl PostgresBuilder {
+    /// Takes this major version, one of [`POSTGRES_VERSIONS`], instead of the highest that is installed.
+    pub fn version(mut self, major: u32) -> PostgresBuilder {
+        self.version = Some(major);
+        self
+    }
+
+    /// Lets databases compare text by this locale of ICU, such as `und`, instead of by bytes. Since version 15.
+    pub fn icu_locale(mut self, locale: &str) -> PostgresBuilder {
+        self.locale = Some(locale.to_owned());
+        self
+    }
+
     /// Keeps the settings on which durability depends at Postgres's own defaults, for tests and benchmarks that are
     /// about it. Otherwise what is committed survives the server's end, and not a power cut.
     pub fn durable(mut self) -> PostgresBuilder {
@@ -143,26 +176,29 @@ impl PostgresBuilder {
     ///
     /// As [`Postgres::start`]; and when Postgres refuses a setting.
     pub fn start(mut self) -> Result<Postgres> {
-        let binaries = POSTGRES.find()?;
+        let binaries = match self.version {
+            Some(major) => postgres_binaries(major)?,
+            None => POSTGRES.find()?,
+        };
         let folder = Folder::create("postgres", Account::ordinary(&["postgres"])?)?;
         if self.is_steppable {
             clock::install(&folder)?;
         }
         let password = random_hex(16)?;
         let password_file = folder.write("password", &password)?;
-        run_tool(
-            &folder,
-            &binaries.join("initdb"),
-            &[
-                flag("--pgdata=", data_dir(folder.path())),
-                flag("--pwfile=", password_file),
-                flag("--username=", SUPERUSER),
-                "--auth=scram-sha-256".into(),
-                "--encoding=UTF8".into(),
-                "--locale=C".into(),
-                "--no-sync".into(),
-            ],
-        )?;
+        let mut arguments = vec![
+            flag("--pgdata=", data_dir(folder.path())),
+            flag("--pwfile=", password_file),
+            flag("--username=", SUPERUSER),
+            "--auth=scram-sha-256".into(),
+            "--encoding=UTF8".into(),
+            "--locale=C".into(),
+            "--no-sync".into(),
+        ];
+        if let Some(locale) = &self.locale {
+            arguments.extend(["--locale-provider=icu".into(), flag("--icu-locale=", locale)]);
+        }
+        run_tool(&folder, &binaries.join("initdb"), &arguments)?;
         #[cfg(feature = "tls")]
         let (tls, plain_connections) = {
             let files = self.tls.write_files(&folder)?;

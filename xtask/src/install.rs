@@ -9,7 +9,7 @@ use database_locks_test_servers::{
 };
 
 use crate::command::succeeds;
-use crate::{fetch_mysql, fetch_python};
+use crate::{fetch_mysql, fetch_postgres, fetch_python};
 
 const NEEDED: [Binaries; 9] =
     [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME, REDIS, ETCD];
@@ -55,11 +55,17 @@ fn whatever_is_missing_of(needed: &[Binaries]) -> Result<()> {
     if !fetch_python::is_there() && fetch_python::interpreter().is_none() {
         missing.push("python3-venv");
     }
+    if !fetch_postgres::are_there() && !succeeds("npm", &["--version"]) {
+        missing.push("npm");
+    }
     if !missing.is_empty() {
         install(&missing)?;
     }
     if MySqlProgram::find().is_err() {
         fetch_mysql::fetch()?;
+    }
+    if !fetch_postgres::are_there() {
+        fetch_postgres::fetch()?;
     }
     if !fetch_python::is_there() {
         fetch_python::fetch()?;

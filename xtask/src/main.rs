@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod command;
 mod fetch_mysql;
+mod fetch_postgres;
 mod fetch_python;
 mod install;
 mod instructions;
