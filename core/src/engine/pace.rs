@@ -12,10 +12,13 @@ use crate::error::Error;
 #[non_exhaustive]
 pub enum Retry {
     /// At once when a release is heard of, and otherwise with a back-off that suits the backend:
-    /// quick at first, slower while hints arrive or many names are waited for.
+    /// quick at first, slower while hints arrive or many names are waited for. Where there are no hints, a wait of a
+    /// second hears of a release within some 25 ms, and a longer one within a fortieth of its length, or a quarter of a
+    /// second if that is less.
     #[default]
     Adaptive,
-    /// At once when a release is heard of, and otherwise at this interval, at least 1 ms.
+    /// At this interval, at least 1 ms; and at once when a release is heard of, which is sure for intervals of up to
+    /// 10 s.
     Every(Duration),
     /// Never: the request asks once.
     Never,
@@ -39,10 +42,17 @@ impl FromStr for Retry {
 }
 
 const FIRST: Duration = Duration::from_millis(25);
-/// The slowest pace where only polling tells of a release.
+/// The pace where only polling tells of a release: at first so quick, for so many asks; then each pause is longer by
+/// this part, so that it is about this part of the time that was waited. A process asks for all of its names at once.
+const POLLING: Duration = Duration::from_millis(22);
+const POLLS_AT_FIRST: u32 = 40;
+const LONGER: f64 = 1.0 / 40.0;
+/// The slowest pace there.
 const SLOWEST_POLLING: Duration = Duration::from_millis(250);
 /// The slowest pace where hints were seen to arrive.
 const SLOWEST_LISTENING: Duration = Duration::from_secs(2);
+/// With more names than this polling is slow at once: to ask for all of them is no small query any more.
+const POLLED_QUICKLY: usize = 250;
 /// What each name that is waited for adds to the slowest pace: a process asks for at most about a
 /// thousand names a second.
 const PER_NAME: Duration = Duration::from_millis(1);
@@ -50,8 +60,9 @@ const AFTER_ERROR: (Duration, Duration) = (Duration::from_millis(50), Duration::
 /// How old a waiter's mark becomes before it is written again.
 const MARK_AGE: Duration = Duration::from_secs(2);
 
-/// The longest pause between asks that a mark bridges.
-const LONGEST_MARK: Duration = Duration::from_hours(1);
+/// The longest pause between asks that a mark bridges. Others stand back for as long as a mark lives, also once its
+/// waiter has gone.
+const LONGEST_MARK: Duration = Duration::from_secs(10);
 
 /// What the pace of a process depends on.
 #[derive(Debug, Clone, Copy)]
@@ -74,12 +85,20 @@ impl Pace {
             return now.saturating_add(interval.max(Duration::from_millis(1)));
         }
         let slowest = self.slowest();
-        let backoff = doubled(FIRST, asks, slowest).mul_f64(0.75 + jitter / 2.0);
+        // Laid on a grid, so that the waiters of a process ask together.
+        let (backoff, grid) = if self.listening {
+            (doubled(FIRST, asks, slowest).mul_f64(0.75 + jitter / 2.0), slowest / 16)
+        } else {
+            let later = asks.saturating_sub(POLLS_AT_FIRST).min(POLLS_AT_FIRST * 4);
+            let pause = POLLING.mul_f64((1.0 + LONGER).powf(later.into()));
+            let pause = if self.names > POLLED_QUICKLY { slowest } else { pause.min(slowest) };
+            // The next point of the grid that is not too soon.
+            (pause.saturating_sub(POLLING / 2), POLLING)
+        };
         match busy.retry_after {
             // The holder may die: be there when its lease ends, though not before.
             Some(ends) if ends < backoff => now.saturating_add(ends).saturating_add(ENDED),
-            // Laid on a grid, so that the waiters of a process ask together.
-            _ => on_grid(now.saturating_add(backoff), slowest / 16),
+            _ => on_grid(now.saturating_add(backoff), grid),
         }
     }
 
@@ -156,9 +175,17 @@ mod tests {
     #[test]
     fn polling_is_quick_at_first_and_backs_off() {
         let pace = Pace { listening: false, names: 1 };
-        assert!(delay(pace, 0, None) <= Duration::from_millis(50));
-        assert!(delay(pace, 9, None) >= Duration::from_millis(200));
+        for asks in 0..=POLLS_AT_FIRST {
+            assert!(delay(pace, asks, None) <= POLLING * 3 / 2);
+        }
+        assert!(delay(pace, POLLS_AT_FIRST * 4, None) >= Duration::from_millis(200));
         assert!(delay(pace, u32::MAX, None) <= Duration::from_millis(320));
+        // All names of a process are asked for at the same moments.
+        let busy = Busy::default();
+        let ask = |after| pace.next_ask(Retry::Adaptive, 0, &busy, NOW + after, 0.5);
+        let moments = (0..1_000).map(|millis| ask(Duration::from_millis(millis)));
+        let moments: std::collections::BTreeSet<Duration> = moments.collect();
+        assert!(moments.len() < 50, "{} moments in a second", moments.len());
     }
 
     #[test]
@@ -184,6 +211,8 @@ mod tests {
             assert!(mark > delay(pace, 20, None) + MARK_AGE / 2);
             assert_eq!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE / 2), None);
             assert!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE).is_some());
+            let patient = Retry::Every(Duration::from_hours(1));
+            assert!(pace.mark(patient, None, NOW) <= Some(Duration::from_secs(25)));
         }
     }
 }
