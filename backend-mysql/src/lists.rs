@@ -9,7 +9,7 @@ use database_locks_core::ledger::{Entry, Until};
 use serde_json::{Value, json};
 
 use crate::literal::{digits, text};
-use crate::state::{Change, NEVER, Write};
+use crate::state::{Change, LAST, NEVER, Write};
 
 /// With so few rows a list is written out wherever it is used: to take a literal apart costs more.
 const FEW: usize = 4;
@@ -200,9 +200,11 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
         // One that was released has no expiry, and was touched then.
         let (expires_at, touched_at) = match entry.until {
             Until::Forever => (Some(NEVER), row.touched_at),
-            Until::Expiry(at) => (Some(at), row.touched_at),
+            Until::Expiry(at) => (Some(at.min(LAST)), row.touched_at),
             Until::Released(at) => (None, at),
         };
+        // It never changes.
+        let data = entry.data.as_ref().filter(|_| kind == NEW);
         let mut values = start(kind, entry.attempt);
         values.extend([
             json!(entry.token.get()),
@@ -214,7 +216,7 @@ pub(crate) fn share_rows(change: &Change<'_>) -> Vec<(&'static str, Value)> {
             json!(expires_at.map(micros)),
             json!(micros(touched_at)),
             json!(entry.standing.code()),
-            json!(entry.data.as_ref().map(|data| digits(data.as_str().as_bytes()))),
+            json!(data.map(|data| digits(data.as_str().as_bytes()))),
         ]);
         (kind, Value::Array(values))
     };

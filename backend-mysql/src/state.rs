@@ -24,6 +24,9 @@ const SHARED: &str = "(shared)";
 /// The expiry of a lease that never expires: 9999-01-01, which every client can read.
 pub(crate) const NEVER: Duration = Duration::from_secs(253_370_764_800);
 
+/// The last expiry of any other lease.
+pub(crate) const LAST: Duration = Duration::from_secs(253_370_764_799);
+
 /// What was read, and when by the server's clock.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -404,7 +407,7 @@ fn until(expires_at: Option<Duration>, touched: Duration) -> Until {
 fn end(until: Until) -> Option<Duration> {
     match until {
         Until::Forever => Some(NEVER),
-        Until::Expiry(at) => Some(at),
+        Until::Expiry(at) => Some(at.min(LAST)),
         Until::Released(_) => None,
     }
 }

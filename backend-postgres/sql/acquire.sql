@@ -6,7 +6,7 @@ create or replace function {acquire}(
 returns table (
   item bigint, verdict text, granted_token bigint, other_capacity integer,
   holder text, holder_explicit boolean, holder_token bigint, held_for bigint, remaining bigint,
-  retry_after bigint, behind bigint, behind_owner text, holder_data text)
+  retry_after bigint, behind bigint, behind_owner text, holder_standing smallint, holder_data text)
 language plpgsql as $$
 declare
   c_name text;              -- the claim that is decided
@@ -102,7 +102,7 @@ begin
 
     granted_token := null; other_capacity := null; behind := null; behind_owner := null;
     holder := null; holder_explicit := null; holder_token := null; held_for := null;
-    remaining := null; retry_after := null; holder_data := null;
+    remaining := null; retry_after := null; holder_standing := null; holder_data := null;
 
     loop
       if not is_there then
@@ -120,14 +120,16 @@ begin
       end if;
       if r.attempt = c_attempt then
         verdict := case
-          when not is_foreign and r.locked_by = c_owner and r.expires_at > at
-               and r.standing = {held} then 'replay'
-          else 'ended' end;
+          when is_foreign or r.locked_by is distinct from c_owner or (r.expires_at > at) is not true
+               or r.standing = {kept} then 'ended'
+          when r.standing = {revoked} then 'revoked'
+          else 'replay' end;
       elsif own.attempt is not null then
         verdict := case
-          when is_shared and r.expires_at > at and own.expires_at > at
-               and own.standing = {held} then 'replay'
-          else 'ended' end;
+          when (is_shared and r.expires_at > at and own.expires_at > at) is not true
+               or own.standing = {kept} then 'ended'
+          when own.standing = {revoked} then 'revoked'
+          else 'replay' end;
       else
         taken := 0;
         supersedes := false;
@@ -189,7 +191,7 @@ begin
 
     if verdict = 'busy' then
       if is_shared then
-        select h.locked_by as owner, h.explicit_owner as explicit, h.token, h.acquired_at, h.data,
+        select h.locked_by as owner, h.explicit_owner as explicit, h.token, h.acquired_at, h.standing, h.data,
                h.expires_at, min(h.expires_at) over () as first_expires_at
         into e
         from {share} h
@@ -202,6 +204,7 @@ begin
         select r.locked_by as owner, r.explicit_owner and not is_foreign as explicit,
                r.token + is_foreign::int as token,
                case when not is_foreign then r.acquired_at end as acquired_at,
+               case when is_foreign then {held} else r.standing end as standing,
                case when not is_foreign then r.data end as data,
                r.expires_at, r.expires_at as first_expires_at
         into e;
@@ -209,6 +212,7 @@ begin
       holder := e.owner;
       holder_explicit := e.explicit;
       holder_token := e.token;
+      holder_standing := e.standing;
       holder_data := e.data;
       held_for := (extract(epoch from at - e.acquired_at) * 1000000)::bigint;
       if e.expires_at < {never} then
@@ -223,6 +227,9 @@ begin
         r.waiting_weight := c_weight;
         is_changed := true;
       end if;
+
+    elsif verdict = 'revoked' then
+      granted_token := coalesce(own.token, r.token);
 
     elsif verdict = 'replay' then
       granted_token := r.token;

@@ -95,7 +95,8 @@ begin
     else
       outcome := 'ok';
       is_changed := true;
-      durable := durable or how <> 'free' or coalesce(r.expires_at >= {never}, false);
+      durable := durable or how <> 'free' or stands = {kept}
+        or coalesce(r.expires_at >= {never}, false);
       until := case how
         when 'renew' then coalesce(at + micros[i] * interval '1 microsecond', {never})
         when 'keep' then case when is_exclusive then r.acquired_at else own.acquired_at end

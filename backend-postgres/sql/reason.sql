@@ -25,7 +25,7 @@ begin
   return case
     when r.attempt = of_attempt and not is_foreign and r.standing <> {held} and r.expires_at > at
       or is_shared and own.standing <> {held} and own.expires_at > at and r.expires_at > at
-      then 'forced'
+      then case coalesce(own.standing, r.standing) when {kept} then 'released' else 'forced' end
     when r.attempt = of_attempt and r.expires_at is null and coalesce(r.locked_by = of_owner, true)
       or own.attempt is not null and own.expires_at is null and own.locked_by = of_owner
       then 'forced'

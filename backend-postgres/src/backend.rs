@@ -437,6 +437,7 @@ fn verdict(row: &Row) -> Result<Verdict> {
         "busy" => Verdict::Busy(busy(row)?),
         "standback" => Verdict::Busy(Busy::default()),
         "ended" => Verdict::Ended,
+        "revoked" => Verdict::Revoked(token(get(row, 2)?)),
         "contended" => Verdict::Skipped,
         other => return Err(error::unexpected(other)),
     })
@@ -462,7 +463,8 @@ fn busy(row: &Row) -> Result<Busy> {
         Some(held) => Holder::new(owner(get(row, 4)?, get(row, 5)?), token(held))
             .with_held_for(get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration))
             .with_remaining(get::<Option<i64>>(row, 8)?.map(duration))
-            .with_data(data(get(row, 12)?)),
+            .with_standing(standing(get::<Option<i16>>(row, 12)?.unwrap_or_default()))
+            .with_data(data(get(row, 13)?)),
     };
     Ok(Busy::by(holder).with_retry_after(get::<Option<i64>>(row, 9)?.map(duration)))
 }
@@ -519,6 +521,7 @@ fn changed(row: &Row, name: &LockName) -> Result<Changed> {
         }
         "superseded" => Changed::Lost(LossReason::Superseded),
         "forced" => Changed::Lost(LossReason::Forced),
+        "released" => Changed::Lost(LossReason::Released),
         "deleted" => Changed::Lost(LossReason::Deleted),
         other => return Err(error::unexpected(other)),
     })
@@ -536,14 +539,17 @@ fn lease_info(row: &Row) -> Result<Option<LeaseInfo>> {
         owner(get(row, 3)?, get(row, 4)?),
         Share::new(weight, get::<i32>(row, 6)?.unsigned_abs())?,
     );
-    let standing = u8::try_from(get::<i16>(row, 10)?).unwrap_or(u8::MAX);
     let info = LeaseInfo::new(lease)
         .with_held_for(get::<Option<i64>>(row, 7)?.map_or(Duration::ZERO, duration))
         .with_remaining(get::<Option<i64>>(row, 8)?.map(duration))
         .with_waited_for(get(row, 9)?)
-        .with_standing(Standing::of_code(standing))
+        .with_standing(standing(get(row, 10)?))
         .with_data(data(get(row, 11)?));
     Ok(Some(info))
+}
+
+fn standing(stored: i16) -> Standing {
+    Standing::of_code(u8::try_from(stored).unwrap_or(u8::MAX))
 }
 
 /// What somebody else has stored and could not be ours is left out.

@@ -155,6 +155,12 @@ async fn fenced_transaction_holds_back_successors_and_lets_its_renewal_pass() {
         work.batch_execute("rollback").await.unwrap();
         assert_eq!(release(&backend, &taken).await, Released::Done);
     }
+    for share in [Share::ALL, Share::ONE] {
+        let held = hold(&backend, &claim(&format!("revoked {share}")).with_share(share)).await;
+        backend.release(&[Release::revoke(held.clone())]).await.unwrap();
+        fence(&work, &held).await.unwrap_err();
+        work.batch_execute("rollback").await.unwrap();
+    }
     let brief = claim("expired").with_ttl(Ttl::new(Ttl::MIN).unwrap());
     let dead = hold(&backend, &brief).await;
     tokio::time::sleep(Ttl::MIN * 3).await;

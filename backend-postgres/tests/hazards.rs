@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Store, ask, claim, hold, name};
 use database_locks_core::{
-    Attempt, Busy, Claim, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Release,
-    Released, Renewal, Renewed, Share, Ttl, Verdict, Wakeup,
+    Attempt, Busy, Claim, Data, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner,
+    Release, Released, Renewal, Renewed, Share, Standing, Ttl, Verdict, Wakeup,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
 use futures_util::StreamExt;
@@ -330,10 +330,24 @@ async fn table_of_a_django_app_is_adopted_and_shared() {
     assert_eq!(ask(&backend, &namesake.with_attempt(Attempt::new())).await.kind(), "busy");
     assert!(is_live("namesake").await);
 
-    // What Django holds can be listed, and released by force.
+    // What Django holds can be listed, and released by force. Nothing is left in it of the lease before, which was
+    // ours and kept.
+    let data = Data::new("ours").unwrap();
+    let kept = hold(&backend, &short("kept").with_data(data)).await;
+    let keep = Release::keep(kept, Duration::from_millis(1));
+    backend.release(&[keep]).await.unwrap();
+    django.batch_execute(&take_over.replace("'free'", "'kept'")).await.unwrap();
     let listed = backend.list(&ListQuery::default()).await.unwrap();
-    assert_eq!(listed.len(), 3);
-    for (info, lock) in listed.iter().zip(["free", "held", "namesake"]) {
+    assert_eq!(listed.len(), 4);
+    for (info, lock) in listed.iter().zip(["free", "held", "kept", "namesake"]) {
+        assert_eq!((info.standing, &info.data), (Standing::Held, &None));
+        let Verdict::Busy(busy) = ask(&backend, &claim(lock)).await else { panic!("{lock}") };
+        let holder = busy.holder.unwrap();
+        assert_eq!((holder.standing, holder.data), (Standing::Held, None));
+        for end in [Release::revoke, |lease| Release::keep(lease, Duration::from_mins(1))] {
+            let refused = backend.release(&[end(info.lease.clone())]).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+        }
         assert_eq!((info.lease.name.as_str(), info.lease.share), (lock, Share::ALL));
         assert_eq!(release(&backend, &info.lease).await, Released::Done);
         assert!(!is_live(lock).await);

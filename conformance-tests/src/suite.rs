@@ -106,11 +106,14 @@ macro_rules! __for_all_cases {
                 kept_lease_is_its_holders_no_more_and_holds_others_back,
                 revoked_lease_is_its_holders_no_more_and_holds_others_back,
                 kept_lease_frees_its_name_at_its_age,
+                kept_lease_outlives_its_ttl,
+                age_is_counted_from_the_grant,
                 lease_that_is_old_enough_is_not_kept,
                 revoked_lease_frees_its_name_at_its_expiry,
                 explicit_owner_supersedes_no_kept_or_revoked_lease,
                 several_ends_in_a_batch_are_each_as_asked,
                 revoked_holder_stops_and_makes_way,
+                unheard_grant_that_is_revoked_is_given_back,
             }
             loss {
                 taken_lease_raises_the_signal,

@@ -65,6 +65,8 @@ enum Fault {
     DecidesOneShareOfABatch,
     KeepsNothing,
     KeepsForEver,
+    KeepsForTheTtl,
+    AgeIsSinceTheRenewal,
     RevocationFrees,
     RevokesNothing,
     RenewsTheRevoked,
@@ -155,6 +157,8 @@ const TEETH: &[(Fault, &str)] = &[
     ),
     (Fault::KeepsForEver, "kept_and_revoked::kept_lease_frees_its_name_at_its_age"),
     (Fault::KeepsForEver, "kept_and_revoked::lease_that_is_old_enough_is_not_kept"),
+    (Fault::KeepsForTheTtl, "kept_and_revoked::kept_lease_outlives_its_ttl"),
+    (Fault::AgeIsSinceTheRenewal, "kept_and_revoked::age_is_counted_from_the_grant"),
     (
         Fault::RevocationFrees,
         "kept_and_revoked::revoked_lease_is_its_holders_no_more_and_holds_others_back",
@@ -290,6 +294,7 @@ impl LockBackend for Sabotaged {
                         (Fault::KeepsForEver, How::Keep { .. }) => {
                             release.how = How::Keep { until_age: Duration::MAX };
                         }
+                        (Fault::KeepsForTheTtl, How::Keep { .. }) => release.how = How::Revoke,
                         (Fault::RevokesNothing, How::Revoke) => return Released::Done,
                         _ => {}
                     }
@@ -498,6 +503,11 @@ impl Sabotaged {
                 };
                 for entry in ledger.entries.iter_mut().filter(|e| dead(e.until)) {
                     entry.until = Until::Expiry(now + Duration::from_micros(1));
+                }
+            }
+            Fault::AgeIsSinceTheRenewal => {
+                for entry in &mut ledger.entries {
+                    entry.granted_at = now;
                 }
             }
             Fault::RenewsTheRevoked => {

@@ -69,7 +69,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Decides claims.
     ///
-    /// Idempotent in the attempt: asked again while its lease is alive, an attempt gets the same
+    /// Idempotent in the attempt: asked again while it holds its lease, an attempt gets the same
     /// token and a fresh TTL; after that lease ended, [`Verdict::Ended`], for as long as the name is
     /// not granted again. (The engine asks no more once it has heard of an end.) A claim that is busy
     /// writes nothing but the mark that it asks for.
@@ -81,10 +81,10 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// server, neither [kept nor revoked](How). A lease that has ended never lives again.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>>;
 
-    /// Ends leases, or what their holders have of them. Matches like [`renew`](Self::renew), so that it cannot
-    /// end a successor.
+    /// Ends leases, or what their holders have of them. A lease is touched only if its name, attempt, token and
+    /// owner match and it is alive, kept and revoked ones included, so that this cannot end a successor.
     ///
-    /// Idempotent: a lease that has ended stays as it is. Where a waiter left a mark, a release by the holder
+    /// Idempotent: a lease that has ended stays as it is. Where a waiter left a mark, a release that frees or keeps
     /// also sends the hint that [`wakeups`](Self::wakeups) delivers.
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>>;
 
@@ -281,8 +281,11 @@ pub enum Verdict {
     Busy(Busy),
     /// The name is held with this other capacity.
     CapacityMismatch(u32),
-    /// This attempt held a lease before, and that lease has ended: it is not granted again.
+    /// This attempt held a lease before, and that lease has ended, or is [kept](How::Keep): it is not granted again.
     Ended,
+    /// This attempt holds a lease of this token that was [revoked](How::Revoke). Where its grant was never heard of, the
+    /// lease has to be freed.
+    Revoked(Token),
     /// Its row is locked by somebody: ask again, nothing was decided.
     Skipped,
 }
@@ -325,6 +328,8 @@ pub struct Holder {
     pub held_for: Duration,
     /// How long the lease lives unless it is renewed; `None` for one that never expires.
     pub remaining: Option<Duration>,
+    /// Whether it still has the lease.
+    pub standing: Standing,
     /// What the holder tells of itself.
     pub data: Option<Data>,
 }
@@ -333,7 +338,14 @@ impl Holder {
     /// Somebody who has held a lock since just now, and without end.
     #[must_use]
     pub const fn new(owner: Owner, token: Token) -> Self {
-        Self { owner, token, held_for: Duration::ZERO, remaining: None, data: None }
+        let (held_for, remaining, standing, data) = (Duration::ZERO, None, Standing::Held, None);
+        Self { owner, token, held_for, remaining, standing, data }
+    }
+
+    /// Sets whether it still has the lease.
+    #[must_use]
+    pub fn with_standing(self, standing: Standing) -> Self {
+        Self { standing, ..self }
     }
 
     /// Sets for how long.
@@ -446,8 +458,9 @@ impl Release {
 pub enum How {
     /// The name is free at once.
     Free,
-    /// The lease ends for its holder, and its name stays taken until the lease is so old, by the server's clock
-    /// and since its grant. It is free at once where the lease is that old by now.
+    /// The lease ends for its holder, who alone should ask for this, and its name stays taken until the lease is so old,
+    /// by the server's clock and since its grant: longer than its TTL, or shorter. It is free at once where the lease is that
+    /// old by now. To a claim with a grace it counts for that much longer, as if it had expired.
     Keep {
         /// How old the lease has to be.
         until_age: Duration,

@@ -9,8 +9,8 @@
 //! A lease **lives** until it expires, is released or is superseded. To a claim it **counts** while it
 //! lives and, if it has expired, for the claim's grace beyond that. In the order of these lines, a claim
 //!
-//! 1. whose attempt is known already gets the same token and a fresh TTL while that lease lives, and is
-//!    [`Ended`](Verdict::Ended) after;
+//! 1. whose attempt is known already gets the same token and a fresh TTL while it holds that lease, is
+//!    [`Revoked`](Verdict::Revoked) if it was revoked and lives, and [`Ended`](Verdict::Ended) otherwise;
 //! 2. is a [`CapacityMismatch`](Verdict::CapacityMismatch) if a lease counts that is of another capacity;
 //! 3. is [`Busy`](Verdict::Busy) if the weights that count and its own exceed the capacity. It names the
 //!    lease that lives longest, and is asked again when the first of them ends;
@@ -30,11 +30,12 @@
 //! the name at once, or *keeps* it: then the lease ends for its holder, and the name stays taken until the lease
 //! is as old as it says, if it is not by then. Or it *revokes* the lease: then it lives until its end, and its
 //! holder may free it before. What is kept or revoked is not renewed, not superseded, and not granted again to
-//! its own attempt. Otherwise they tell why it was lost, by the first of these that is true:
+//! its own attempt. What is not to be touched was lost, for the first of these reasons that is true:
 //!
 //! | what is known | reason |
 //! |---|---|
-//! | it is kept or revoked | [`Forced`](LossReason::Forced) |
+//! | it is kept | [`Released`](LossReason::Released) |
+//! | it is revoked | [`Forced`](LossReason::Forced) |
 //! | it was released, and its row bears the same owner's name | [`Forced`](LossReason::Forced) |
 //! | it was released, and its row bears another name | [`Taken`](LossReason::Taken) |
 //! | there is a newer lease of the same explicit owner | [`Superseded`](LossReason::Superseded) |
@@ -147,8 +148,11 @@ impl Ledger {
     pub fn acquire(&mut self, claim: &Claim, now: Duration, micros: u64) -> Verdict {
         let share = claim.share;
         if let Some(entry) = self.entries.iter_mut().find(|e| e.attempt == claim.attempt) {
-            if !entry.is_held(now) {
+            if !entry.until.is_alive(now) || entry.standing == Standing::Kept {
                 return Verdict::Ended;
+            }
+            if entry.standing == Standing::Revoked {
+                return Verdict::Revoked(entry.token);
             }
             entry.until = Until::after(claim.ttl, now);
             self.touched = now;
@@ -316,8 +320,10 @@ impl Ledger {
 
     fn why_lost(&self, lease: &LeaseId, now: Duration) -> LossReason {
         let known = self.entries.iter().find(|e| e.attempt == lease.attempt);
-        if known.is_some_and(|e| e.standing != Standing::Held && e.until.is_alive(now)) {
-            return LossReason::Forced;
+        match known.filter(|e| e.until.is_alive(now)).map(|e| e.standing) {
+            Some(Standing::Kept) => return LossReason::Released,
+            Some(Standing::Revoked) => return LossReason::Forced,
+            Some(Standing::Held) | None => {}
         }
         if let Some(entry) = known
             && let Until::Released(_) = entry.until
@@ -433,6 +439,7 @@ fn busy(in_the_way: &[&Entry], grace: Duration, now: Duration, stands_back: bool
             token: e.token,
             held_for: now.saturating_sub(e.granted_at),
             remaining: e.until.remaining(now),
+            standing: e.standing,
             data: e.data.clone(),
         }),
         retry_after: in_the_way
@@ -603,7 +610,7 @@ mod tests {
                 assert_eq!(ledger.release(&keep, at(now)).0, Released::Done);
             }
             let renewal = Renewal { lease: lease.clone(), ttl: Ttl::DEFAULT };
-            assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Forced));
+            assert_eq!(ledger.renew(&renewal, at(2)), Renewed::Lost(LossReason::Released));
             assert!(is_busy(&mut ledger, &claim(Share::ALL), end - 1));
             granted(&mut ledger, &claim(Share::ALL), end);
         }

@@ -154,7 +154,8 @@ impl LockRequest {
     }
 
     /// What the holder tells of itself, such as the address of a leader: up to 1 KiB of text, which whoever
-    /// [lists](crate::Locks::list) the lease sees, and whoever finds the lock [busy](Busy).
+    /// [lists](crate::Locks::list) the lease sees, and whoever finds the lock [busy](Busy). A request that joins a lease of
+    /// its owner's changes nothing of it.
     pub fn data(mut self, data: impl Into<Arc<str>>) -> Self {
         self.data = Data::new(data).map(Some);
         self

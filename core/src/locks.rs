@@ -99,8 +99,9 @@ impl Locks {
 
     /// Lets exactly this lease, as [`list`](Self::list) named it, be renewed no more. True if it was alive.
     ///
-    /// Its holder learns of the loss by its next renewal, and frees the name when its work has stopped; otherwise
-    /// the name stays taken until the lease expires. Two never work at once, unlike after a
+    /// Its holder learns of the loss by its next renewal, and frees the name when its work has stopped. Otherwise,
+    /// where the holder has gone or [does not renew](LockRequest::auto_renew), the name stays taken until the lease
+    /// expires; one without a TTL does not. Two never work at once, unlike after a
     /// [release by force](Self::force_release): try this first.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ pub enum LossReason {
     Taken,
     /// The same explicit owner took the lock from another place.
     Superseded,
-    /// Somebody released it by force.
+    /// Somebody released it by force, or revoked it.
     Forced,
     /// The lock's row was deleted.
     Deleted,
@@ -28,7 +28,7 @@ impl fmt::Display for LossReason {
             Self::Expired => "it expired before it could be renewed",
             Self::Taken => "it expired, and somebody else has taken the lock",
             Self::Superseded => "the same owner took the lock from another place",
-            Self::Forced => "it was released by force",
+            Self::Forced => "it was revoked, or released by force",
             Self::Deleted => "the lock's row was deleted from the database",
             Self::Shutdown => "the locks of this process were shut down",
             Self::Released => "its holder released it",

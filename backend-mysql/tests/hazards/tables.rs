@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use database_locks_core::{
-    Busy, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Released, Renewed, Share,
-    Ttl, Verdict,
+    Busy, Data, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner, Release, Released,
+    Renewed, Share, Standing, Ttl, Verdict,
 };
 use database_locks_mysql::{MysqlBackend, MysqlConfig, schema_sql};
 use mysql_async::prelude::Queryable;
@@ -181,14 +181,30 @@ async fn table_of_a_django_app_is_adopted_and_shared(kind: Kind) {
     // It may be called as our owner is.
     let ours_too = hold(&backend, &claim("namesake")).await;
     let take_over = take_over.replace("web.2", "host.1").replace("'free'", "'namesake'");
-    django.query_drop(take_over).await.unwrap();
+    django.query_drop(&take_over).await.unwrap();
     assert_eq!(release(&backend, &ours_too).await, Released::Lost(LossReason::Taken));
     assert!(is_live(&mut django, "namesake").await);
 
     // What Django holds can be listed, and released by force, and then be had: by a higher token.
-    for lock in ["held", "free"] {
+    // Nothing is left in it of the lease before, which was ours and kept.
+    let data = Data::new("ours").unwrap();
+    let kept = hold(&backend, &claim("kept").with_data(data)).await;
+    backend.release(&[Release::keep(kept, Duration::from_micros(1))]).await.unwrap();
+    django
+        .query_drop(take_over.replace("host.1", "web.2").replace("'namesake'", "'kept'"))
+        .await
+        .unwrap();
+    for lock in ["held", "free", "kept"] {
         let listed = list(&backend, lock).await;
         assert!(listed[0].lease.owner.label().starts_with("web."));
+        assert_eq!((listed[0].standing, &listed[0].data), (Standing::Held, &None));
+        let Verdict::Busy(busy) = ask(&backend, &claim(lock)).await else { panic!("{lock}") };
+        let holder = busy.holder.unwrap();
+        assert_eq!((holder.standing, holder.data), (Standing::Held, None));
+        for end in [Release::revoke, |lease| Release::keep(lease, Duration::from_mins(1))] {
+            let refused = backend.release(&[end(listed[0].lease.clone())]).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+        }
         assert_eq!(release(&backend, &listed[0].lease).await, Released::Done);
         assert!(!is_live(&mut django, lock).await);
     }

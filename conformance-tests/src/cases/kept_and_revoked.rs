@@ -1,15 +1,18 @@
 //! Leases that their holders have no more, though their names stay taken.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use database_locks_core::{
-    Attempt, How, LeaseId, LossReason, Owner, Release, Released, Result, Share, Standing, Verdict,
+    Attempt, How, LeaseId, Locks, LossReason, Owner, Release, Released, Result, Share, Standing,
+    Ttl, Verdict,
 };
 
 use crate::context::{
-    Context, LONG, Since, ask, brief, brief_ttl, claim, free, keep, list, miss, obtain, only,
-    permits, read, refuse, soon, take,
+    Context, LONG, Since, ask, brief_ttl, claim, free, keep, list, miss, obtain, only, permits,
+    read, refuse, soon, take, ttl, until_none_lives,
 };
+use crate::faulty::{Fault, FaultyBackend, Verb};
 use crate::harness::{Client, Outcome};
 
 pub(crate) async fn kept_lease_is_its_holders_no_more_and_holds_others_back(
@@ -38,14 +41,19 @@ async fn has_ended_and_is_in_the_way(context: &Context, how: How, standing: Stan
             let released = end(&there, &lease, how).await?;
             assert_eq!(released, Released::Done, "a live lease must end as it is asked: {how:?}");
         }
-        miss(&here, &lease, &[LossReason::Forced]).await?;
+        let (reason, verdict) = match standing {
+            Standing::Revoked => (LossReason::Forced, Verdict::Revoked(lease.token)),
+            _ => (LossReason::Released, Verdict::Ended),
+        };
+        miss(&here, &lease, &[reason]).await?;
         let replayed = ask(&here, &asked).await?;
-        assert_eq!(replayed, Verdict::Ended, "its attempt must not get the lease again");
+        assert_eq!(replayed, verdict, "its attempt must not get the lease again");
         let Verdict::Busy(busy) = ask(&there, &other).await? else {
             panic!("nobody may have the lock before the lease has expired")
         };
-        let holder = busy.holder.map(|holder| (holder.owner, holder.token));
-        assert_eq!(holder, Some((lease.owner.clone(), lease.token)), "it must be named");
+        let holder = busy.holder.map(|holder| (holder.owner, holder.token, holder.standing));
+        let expected = (lease.owner.clone(), lease.token, standing);
+        assert_eq!(holder, Some(expected), "it must be named as it is");
         let listed = list(&there, lease.name.as_str()).await?;
         let [info] = listed.as_slice() else { panic!("one lease must be listed: {listed:?}") };
         assert_eq!((&info.lease, info.standing), (&lease, standing), "it must be listed as it is");
@@ -87,6 +95,51 @@ pub(crate) async fn kept_lease_frees_its_name_at_its_age(context: Context) -> Ou
     Ok(())
 }
 
+pub(crate) async fn kept_lease_outlives_its_ttl(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let brief = brief_ttl(&client);
+    let mut kinds = vec![(claim(&context.name("alone")), None)];
+    if client.capabilities().shares {
+        kinds.push((permits(&context.name("one"), 2, 3), None));
+        let beside = permits(&context.name("beside"), 1, 3);
+        kinds.push((permits(&beside.name, 2, 3), Some(beside.with_ttl(ttl(brief)))));
+    }
+    for (asked, beside) in kinds {
+        let since = Since::now();
+        if let Some(beside) = beside {
+            take(&client, &beside).await?;
+        }
+        let lease = take(&client, &asked.clone().with_ttl(ttl(brief))).await?;
+        let kept = end(&client, &lease, How::Keep { until_age: LONG }).await?;
+        if since.within(brief) {
+            assert_eq!(kept, Released::Done, "a live lease must be kept");
+            context.outlive(brief).await?;
+            refuse(&client, &claim(&asked.name).with_share(asked.share)).await?;
+            free(&client, &lease).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn age_is_counted_from_the_grant(context: Context) -> Outcome {
+    let client = context.client().await?;
+    let mut kinds = vec![claim(&context.name("alone"))];
+    if client.capabilities().shares {
+        kinds.push(permits(&context.name("one"), 2, 3));
+    }
+    for asked in kinds {
+        let age = brief_ttl(&client);
+        let lease = take(&client, &asked).await?;
+        context.outlive(age).await?;
+        keep(&client, &lease).await?;
+        // A replay is no grant either.
+        take(&client, &asked).await?;
+        assert_eq!(end(&client, &lease, How::Keep { until_age: age }).await?, Released::Done);
+        take(&client, &claim(&asked.name).with_share(asked.share)).await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn lease_that_is_old_enough_is_not_kept(context: Context) -> Outcome {
     let client = context.client().await?;
     let mut kinds = vec![claim(&context.name("alone"))];
@@ -107,16 +160,20 @@ pub(crate) async fn lease_that_is_old_enough_is_not_kept(context: Context) -> Ou
 
 pub(crate) async fn revoked_lease_frees_its_name_at_its_expiry(context: Context) -> Outcome {
     let client = context.client().await?;
-    let name = context.name("one");
-    let asked = brief(&client, &name);
-    let since = Since::now();
-    let lease = take(&client, &asked).await?;
-    let revoked = end(&client, &lease, How::Revoke).await?;
-    if since.within(brief_ttl(&client)) {
-        assert_eq!(revoked, Released::Done);
+    let mut kinds = vec![claim(&context.name("alone"))];
+    if client.capabilities().shares {
+        kinds.push(permits(&context.name("one"), 2, 3));
     }
-    context.outlive(brief_ttl(&client)).await?;
-    take(&client, &claim(&name)).await?;
+    for asked in kinds {
+        let since = Since::now();
+        let lease = take(&client, &asked.clone().with_ttl(ttl(brief_ttl(&client)))).await?;
+        let revoked = end(&client, &lease, How::Revoke).await?;
+        if since.within(brief_ttl(&client)) {
+            assert_eq!(revoked, Released::Done);
+        }
+        context.outlive(brief_ttl(&client)).await?;
+        take(&client, &claim(&asked.name).with_share(asked.share)).await?;
+    }
     Ok(())
 }
 
@@ -183,6 +240,35 @@ pub(crate) async fn revoked_holder_stops_and_makes_way(context: Context) -> Outc
     drop(held);
     drop(obtain(&there, &name).await?);
     assert!(!there.revoke(lease.id()).await?, "there is nothing to revoke any more");
+    Ok(())
+}
+
+pub(crate) async fn unheard_grant_that_is_revoked_is_given_back(context: Context) -> Outcome {
+    let client = context.client().await?;
+    for goes in [true, false] {
+        let faulty = FaultyBackend::new(context.client().await?);
+        let locks = Locks::builder().build(Arc::clone(&faulty) as Client)?;
+        let name = context.name(&format!("{goes}"));
+        faulty.always(Verb::Acquire, Fault::LoseAnswer);
+        let acquired = {
+            let (locks, name) = (locks.clone(), name.clone());
+            tokio::spawn(async move { locks.lock(&name).ttl(Ttl::Infinite).acquire().await })
+        };
+        faulty.until_begun(Verb::Acquire, 2).await;
+        let granted = list(&client, name.as_str()).await?;
+        let [granted] = granted.as_slice() else { panic!("one was granted: {granted:?}") };
+        assert_eq!(end(&client, &granted.lease, How::Revoke).await?, Released::Done);
+        if goes {
+            acquired.abort();
+        }
+        faulty.heal(Verb::Acquire);
+        if goes {
+            until_none_lives(&client, name.as_str()).await?;
+        } else {
+            let guard = soon("the waiter has another lease", acquired).await??;
+            assert!(guard.token() > granted.lease.token, "the first lease was revoked");
+        }
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Attempt, Claim, Data, LeaseId, LeaseInfo, LockName, Owner, Release, Released, Renewal, Renewed,
-    Share, Token, Verdict,
+    Share, Token, Ttl, Verdict,
 };
 
 use crate::context::{Context, LONG, Since, brief_ttl, claim, list, ttl};
@@ -84,7 +84,12 @@ impl Walk<'_> {
         // What is brief is over before anything else is asked, whatever the machine's speed.
         let is_brief = random.u8(..8) == 0;
         let brief = brief_ttl(self.client).max(Duration::from_millis(500));
-        let (ttl, since) = (ttl(if is_brief { brief } else { LONG }), Since::now());
+        let ttl = match random.u8(..4) {
+            _ if is_brief => ttl(brief),
+            0 => Ttl::Infinite,
+            _ => ttl(LONG),
+        };
+        let since = Since::now();
         let claims: Vec<Claim> = (0..random.usize(1..=ITEMS))
             .map(|_| {
                 let claim = match random.choice(&self.grants) {
@@ -123,6 +128,12 @@ impl Walk<'_> {
                     let here = here.retry_after.is_some();
                     assert_eq!(here, there.retry_after.is_some(), "{}", self.story());
                 }
+                (Verdict::Revoked(here), Verdict::Revoked(there)) => {
+                    let known = (claim.lease(here), claim.lease(there));
+                    let is_known =
+                        self.grants.iter().any(|g| (&g.here, &g.there) == (&known.0, &known.1));
+                    assert!(is_known, "a token that was never granted: {}", self.story());
+                }
                 (here, there) => assert_eq!(here, there, "{}", self.story()),
             }
         }
@@ -149,7 +160,8 @@ impl Walk<'_> {
 
     async fn renew(&mut self, random: &mut fastrand::Rng) -> Outcome {
         let leases = self.some_leases(random);
-        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
+        let ttl = if random.u8(..4) == 0 { Ttl::Infinite } else { ttl(LONG) };
+        let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl);
         let renewals: Vec<Renewal> = leases.iter().map(|(_, there)| renewal(there)).collect();
         let answers = self.client.renew(&renewals).await?;
         self.trace.push(format!("renew {renewals:#?}\n-> {answers:#?}"));

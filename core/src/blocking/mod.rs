@@ -124,6 +124,15 @@ impl Locks {
         wait(self.0.list_page(query))
     }
 
+    /// Lets exactly this lease be renewed no more: see [`crate::Locks::revoke`]. True if it was alive.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [on an async worker](self#not-on-an-async-worker).
+    pub fn revoke(&self, lease: &LeaseId) -> Result<bool> {
+        wait(self.0.revoke(lease))
+    }
+
     /// Ends exactly this lease, whoever holds it: see
     /// [`crate::Locks::force_release`]. True if it was alive.
     ///
@@ -256,6 +265,9 @@ options! {
     /// How long an expired lease of somebody else is still respected: see
     /// [`crate::LockRequest::grace`].
     grace(grace: Duration)
+
+    /// What the holder tells of itself, up to 1 KiB of text: see [`crate::LockRequest::data`].
+    data(data: impl Into<Arc<str>>)
 
     /// How long before the server's expiry the holder gives up: see
     /// [`crate::LockRequest::margin`].

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::engine::heartbeat::{self, Heartbeat};
 use crate::engine::hints;
 use crate::engine::hold::{Ended, Hold, WeakHold};
-use crate::engine::releases::Releases;
+use crate::engine::releases::{Interest, Releases};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::waiting::{self, Grant, WaitingRoom};
 use crate::error::{Error, ErrorKind, Result};
@@ -220,10 +220,13 @@ impl Actor {
                 self.owned.remove(&key);
             }
         }
-        let reply = match lease.apply(event).phase {
-            // The server has forgotten it.
+        let interest = match lease.apply(event).phase {
+            // The server has forgotten it, or it is kept.
             Phase::Lost(
-                reason @ (LossReason::Taken | LossReason::Superseded | LossReason::Deleted),
+                reason @ (LossReason::Taken
+                | LossReason::Superseded
+                | LossReason::Deleted
+                | LossReason::Released),
             ) => {
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
@@ -236,17 +239,18 @@ impl Actor {
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
                 }
-                // The loss was told.
-                Some(oneshot::channel().0)
+                Interest::Failure
             }
-            Phase::Held | Phase::Unknown | Phase::Released => reply,
+            Phase::Held | Phase::Unknown | Phase::Released => {
+                reply.map_or(Interest::Outcome, Interest::Reply)
+            }
         };
         let now = self.clock.now();
         let until = match lease.look().deadline {
             Some(deadline) => deadline.saturating_add(lease.terms().margin),
             None => now.saturating_add(PATIENCE),
         };
-        self.releases.enter(id.clone(), until.min(now.saturating_add(PATIENCE)), reply);
+        self.releases.enter(id.clone(), until.min(now.saturating_add(PATIENCE)), interest);
     }
 
     /// Sends whatever can leave now.
@@ -285,7 +289,10 @@ impl Actor {
         let mut jitter = || random.f64();
         match done {
             Done::Claims(batch, answer) => {
-                let grants = self.waiting.arrive(&batch, answer, now, &mut jitter);
+                let (grants, unheard) = self.waiting.arrive(&batch, answer, now, &mut jitter);
+                for lease in unheard {
+                    self.releases.enter(lease, now.saturating_add(PATIENCE), Interest::Failure);
+                }
                 for grant in grants {
                     self.grant(grant, batch.at);
                 }

@@ -31,7 +31,18 @@ struct Pending {
     until: Duration,
     failures: u32,
     suspect: bool,
-    reply: Option<oneshot::Sender<Result<()>>>,
+    interest: Interest,
+}
+
+/// Who wants to know what becomes of a release.
+#[derive(Debug)]
+pub(crate) enum Interest {
+    /// Somebody waits for it.
+    Reply(oneshot::Sender<Result<()>>),
+    /// The log, where the lease was lost or cannot be released.
+    Outcome,
+    /// The log, where the lease cannot be released. That it was lost is known.
+    Failure,
 }
 
 impl Releases {
@@ -47,14 +58,9 @@ impl Releases {
         self.pending.is_empty() && self.lane.is_idle()
     }
 
-    pub(crate) fn enter(
-        &mut self,
-        lease: LeaseId,
-        until: Duration,
-        reply: Option<oneshot::Sender<Result<()>>>,
-    ) {
+    pub(crate) fn enter(&mut self, lease: LeaseId, until: Duration, interest: Interest) {
         let (name, attempt) = (lease.name.clone(), lease.attempt);
-        let pending = Pending { lease, until, failures: 0, suspect: false, reply };
+        let pending = Pending { lease, until, failures: 0, suspect: false, interest };
         self.pending.insert(attempt, pending);
         self.lane.push_urgent(name, attempt, Company::Any);
     }
@@ -140,16 +146,15 @@ impl Releases {
                 }
             };
             freed.push(lease.name.clone());
-            let reply = self.pending.remove(&attempt).and_then(|pending| pending.reply);
+            let interest = self.pending.remove(&attempt).map(|pending| pending.interest);
             let outcome = outcome.map_err(|e| e.with_lock(&lease.name).with_operation("release"));
-            match (reply, outcome) {
-                (Some(reply), outcome) => {
+            match (interest, outcome) {
+                (Some(Interest::Reply(reply)), outcome) => {
                     let _ = reply.send(outcome);
                 }
-                (None, Ok(())) => {}
-                (None, Err(error)) => {
-                    tracing::warn!(%error, "a dropped guard could not release its lease");
-                }
+                (_, Ok(())) => {}
+                (Some(Interest::Failure), Err(error)) if error.kind() == ErrorKind::Lost => {}
+                (_, Err(error)) => tracing::warn!(%error, "a lease could not be released"),
             }
         }
         freed

@@ -15,7 +15,7 @@ use crate::engine::lane::{Company, Lane};
 use crate::engine::pace::{Pace, Retry};
 use crate::engine::request::{Reply, Request, RequestId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{Attempt, Token};
+use crate::identity::{Attempt, LeaseId, Token};
 use crate::name::LockName;
 
 /// For how long at most an unknown outcome of somebody who has gone is looked into.
@@ -209,21 +209,21 @@ impl WaitingRoom {
         }
     }
 
-    /// Takes the answer to a batch, and hands out what was granted.
+    /// Takes the answer to a batch, and hands out what was granted, and what is to be freed.
     pub(crate) fn arrive(
         &mut self,
         departure: &Departure,
         answer: Result<Vec<Verdict>>,
         now: Duration,
         jitter: &mut dyn FnMut() -> f64,
-    ) -> Vec<Grant> {
+    ) -> (Vec<Grant>, Vec<LeaseId>) {
         self.lane.landed(departure.requests.iter().map(|(name, _)| name));
         let alone = departure.requests.len() == 1;
         let answers: Vec<Result<Verdict>> = match answer {
             Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
             Err(error) => departure.requests.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut grants = Vec::new();
+        let (mut grants, mut unheard) = (Vec::new(), Vec::new());
         for ((_, id), answer) in departure.requests.iter().zip(answers) {
             let Some(pending) = self.pending.get_mut(id) else { continue };
             pending.stage = Stage::Idle;
@@ -244,8 +244,11 @@ impl WaitingRoom {
                     pending.unsure = false;
                     self.refuse(*id, error, now);
                 }
-                Ok(Verdict::Ended) => {
-                    // The lease was granted, unheard of, and has ended since: begin anew.
+                // The lease was granted, unheard of, and has ended since or may not be used: begin anew.
+                Ok(verdict @ (Verdict::Ended | Verdict::Revoked(_))) => {
+                    if let Verdict::Revoked(token) = verdict {
+                        unheard.push(pending.request.claim.lease(token));
+                    }
                     pending.unsure = false;
                     pending.request.claim.attempt = Attempt::new();
                     if pending.request.reply.is_none() {
@@ -257,7 +260,7 @@ impl WaitingRoom {
                 Err(error) => self.failed(*id, error, alone, now, jitter()),
             }
         }
-        grants
+        (grants, unheard)
     }
 
     /// Whoever waits for `name` and can join the lease that was granted just now, in order.
