@@ -198,12 +198,11 @@ impl Tables {
             Start::Name(name) => format!("name >= {}", hex(name)),
             Start::After(name) => format!("name > {}", hex(name)),
         };
-        let length = query.prefix.len();
+        let end = query.end().map(|end| format!(" AND name < {}", hex(end.as_bytes())));
         let page = format!(
-            "(SELECT * FROM {} WHERE {start} AND LEFT(CAST(name AS BINARY), {length}) = {} \
-             AND expires_at > {NOW} ORDER BY name LIMIT {limit}) l",
+            "(SELECT * FROM {} WHERE {start}{} AND expires_at > {NOW} ORDER BY name LIMIT {limit}) l",
             self.lock,
-            hex(query.prefix.as_bytes()),
+            end.unwrap_or_default(),
         );
         let rows = packet.add(self.select(&page, ""));
         ReadAt { clock, rows }

@@ -1,4 +1,4 @@
--- Live leases. $1 prefix, $2 and $3 the name and attempt to start after, $4 limit.
+-- Live leases. $1 prefix, $2 and $3 the name and attempt to start after, $4 limit, $5 what comes after the prefix.
 select e.name, e.attempt, e.token, e.locked_by, e.explicit_owner, e.weight, e.capacity,
        (extract(epoch from e.now - e.acquired_at) * 1000000)::bigint,
        case when e.expires_at < {never}
@@ -30,6 +30,7 @@ from (
     where l.expires_at > clock_timestamp()
       and l.name collate "C" >= $1 and starts_with(l.name, $1)
       and ($2::text is null or l.name collate "C" >= $2)
+      and ($5::text is null or l.name collate "C" < $5)
   ) l
   left join {share} h on l.is_shared and h.name = l.name and h.expires_at > clock_timestamp()
 ) e

@@ -358,6 +358,7 @@ impl LockBackend for PostgresBackend {
             (&after, Type::TEXT),
             (&after_attempt, Type::UUID),
             (&i64::from(query.limit), Type::INT8),
+            (&query.end(), Type::TEXT),
         ];
         let connection = self.connections.shared().await?;
         let rows = self

@@ -133,7 +133,8 @@ pub(crate) struct Statements {
     /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
     /// hints, `$11` as of `acquire`.
     pub(crate) change: String,
-    /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit.
+    /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit, `$5` what comes after
+    /// all that starts with the prefix.
     pub(crate) list: String,
     /// Forgets names: `$1` idle time in µs.
     pub(crate) clean_up: String,

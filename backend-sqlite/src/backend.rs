@@ -16,8 +16,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::config::SqliteConfig;
 use crate::error::{BACKEND, classify, replaced};
 use crate::host::{Host, Identity, Moment, check_place, identity};
-use crate::sql::{BEGIN_GRANTING, BEGIN_WRITING, Sql};
+use crate::sql::{BEGIN_RESERVING, BEGIN_WRITING, Sql};
 
+/// After all names: no byte of UTF-8 is 255.
+const END: &[u8] = &[u8::MAX];
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 4_096;
 
@@ -84,7 +86,6 @@ impl SqliteBackend {
     async fn decide<I: Sync, O: Send>(
         &self,
         operation: &'static str,
-        begin: &'static str,
         items: &[&I],
         name: fn(&I) -> &LockName,
         decide: fn(&mut Ledger, &I, Moment) -> O,
@@ -95,24 +96,40 @@ impl SqliteBackend {
         let boot = self.host.boot;
         let mut connection = self.check_out(&self.writer, operation).await?;
         let answers = async {
-            let mut transaction = connection.open.begin_with(begin).await?;
-            // The clock is read only now: the write lock may have been waited for.
-            let now = self.host.now();
-            let names = items.iter().map(|item| name(item));
-            let mut states = self.sql.load(&mut transaction, names, boot).await?;
-            let mut answers = Vec::with_capacity(items.len());
-            for item in items {
-                let state = states.entry(name(item).clone()).or_default();
-                answers.push(decide(&mut state.ledger, item, now));
-            }
-            let changed: Vec<_> = states.iter().filter(|(_, state)| state.is_changed()).collect();
-            if changed.is_empty() {
-                transaction.rollback().await?;
-            } else {
+            let mut begin = BEGIN_WRITING;
+            loop {
+                let mut transaction = connection.open.begin_with(begin).await?;
+                // The clock is read only now: the write lock may have been waited for.
+                let now = self.host.now();
+                let reserve = self.sql.reserve(&mut transaction, boot).await?;
+                let names = items.iter().map(|item| name(item));
+                let mut states = self.sql.load(&mut transaction, names, boot).await?;
+                states.values_mut().for_each(|state| state.begin_above(reserve));
+                let mut answers = Vec::with_capacity(items.len());
+                for item in items {
+                    let state = states.entry(name(item).clone()).or_default();
+                    answers.push(decide(&mut state.ledger, item, now));
+                }
+                let changed: Vec<_> =
+                    states.iter().filter(|(_, state)| state.is_changed()).collect();
+                if changed.is_empty() {
+                    transaction.rollback().await?;
+                    return Ok(answers);
+                }
+                let granted = changed.iter().filter_map(|(_, state)| state.granted()).max();
+                if let Some(token) = granted.filter(|token| *token > reserve.until()) {
+                    if begin == BEGIN_WRITING {
+                        transaction.rollback().await?;
+                        begin = BEGIN_RESERVING;
+                        continue;
+                    }
+                    let reserve = reserve.beyond(token);
+                    self.sql.save_reserve(&mut transaction, reserve, boot).await?;
+                }
                 self.sql.save(&mut transaction, &changed, boot).await?;
                 transaction.commit().await?;
+                return Ok(answers);
             }
-            Ok(answers)
         }
         .await
         .map_err(|error| self.classify(error, operation))?;
@@ -213,8 +230,7 @@ impl LockBackend for SqliteBackend {
         let looked = self.look(claims).await?;
         let open: Vec<&Claim> =
             claims.iter().zip(&looked).filter(|(_, v)| v.is_none()).map(|(c, _)| c).collect();
-        let decided =
-            self.decide("acquire", BEGIN_GRANTING, &open, |claim| &claim.name, acquire).await?;
+        let decided = self.decide("acquire", &open, |claim| &claim.name, acquire).await?;
         let mut decided = decided.into_iter();
         Ok(looked.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect())
     }
@@ -223,7 +239,6 @@ impl LockBackend for SqliteBackend {
         let renewals: Vec<&Renewal> = renewals.iter().collect();
         self.decide(
             "renew",
-            BEGIN_WRITING,
             &renewals,
             |renewal| &renewal.lease.name,
             |ledger, renewal, now| ledger.renew(renewal, now.since_boot),
@@ -235,7 +250,6 @@ impl LockBackend for SqliteBackend {
         let releases: Vec<&Release> = releases.iter().collect();
         self.decide(
             "release",
-            BEGIN_WRITING,
             &releases,
             |release| &release.lease.name,
             |ledger, release, now| ledger.release(release, now.since_boot).0,
@@ -250,7 +264,7 @@ impl LockBackend for SqliteBackend {
         let mut connection = self.check_out(&self.reader, "list").await?;
         let page = async {
             let mut page = Vec::new();
-            let end = end_of(&query.prefix);
+            let end = query.end().map_or_else(|| END.to_vec(), String::into_bytes);
             let mut states =
                 self.sql.scan(&mut connection.open, first.as_bytes(), &end, self.host.boot);
             while page.len() < limit
@@ -280,7 +294,7 @@ impl LockBackend for SqliteBackend {
         let mut connection = self.check_out(&self.reader, "clean up").await?;
         let found = async {
             let mut found = Vec::new();
-            let mut states = self.sql.scan(&mut connection.open, &[], &end_of(""), boot);
+            let mut states = self.sql.scan(&mut connection.open, &[], END, boot);
             while found.len() < FORGOTTEN_AT_ONCE
                 && let Some((name, state)) = states.next().await?
             {
@@ -344,14 +358,4 @@ impl CheckedOut<'_> {
 
 fn acquire(ledger: &mut Ledger, claim: &Claim, now: Moment) -> Verdict {
     ledger.acquire(claim, now.since_boot, now.wall_micros)
-}
-
-/// The first key after all that start with `prefix`. There is one, since no byte of UTF-8 is 255.
-fn end_of(prefix: &str) -> Vec<u8> {
-    let mut end = prefix.as_bytes().to_vec();
-    match end.last_mut() {
-        Some(last) => *last += 1,
-        None => end.push(u8::MAX),
-    }
-    end
 }

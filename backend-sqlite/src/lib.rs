@@ -33,9 +33,12 @@
 //!
 //! Leases live by the host's boot clock, and each name says of which boot its times are. A stepped
 //! wall clock therefore changes nothing, and a reboot, which no holder survives, frees everything.
-//! Tokens grow by the wall clock, never fall if it does, and outlast a reboot. For their sake
-//! grants are synced to disk (`synchronous = FULL`): a lease that a power failure loses has lost its
-//! holder too, but a token that it loses could be granted again.
+//! So does it free what was [kept](database_locks_core::How::Keep). Tokens grow by the wall clock, never fall if it
+//! does, and outlast a reboot.
+//!
+//! A lease that a power failure loses has lost its holder too, so that what is written need not be synced to the disk at
+//! once. But a token that was lost could be granted again. So tokens are reserved a minute ahead: the grant that needs more
+//! is synced (`synchronous = FULL`), and those of the next boot begin above the reserve.
 //!
 //! There is no hint on a release: waiters poll.
 

@@ -22,8 +22,8 @@ use uuid::Uuid;
 /// such a failure ends the boot, and with it all leases.
 pub(crate) const BEGIN_WRITING: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 
-/// As [`BEGIN_WRITING`], and what is committed survives a power failure too: tokens have to.
-pub(crate) const BEGIN_GRANTING: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+/// As [`BEGIN_WRITING`], and what is committed survives a power failure too, as the [reserve](Reserve) has to.
+pub(crate) const BEGIN_RESERVING: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
 
 /// As [`BEGIN_WRITING`], and keeps readers out as well while the file is not in WAL mode yet.
 const BEGIN_ALONE: &str = "BEGIN EXCLUSIVE";
@@ -40,6 +40,32 @@ const ROWS_PER_STATEMENT: usize = 1_000;
 pub(crate) struct Sql {
     names: String,
     leases: String,
+    tokens: String,
+}
+
+/// Which tokens may be granted without synchronizing the file. A power failure may lose grants, with all leases, though
+/// no token may be granted twice: those of the next boot are higher than all that were reserved.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reserve {
+    /// All tokens of this boot are higher.
+    floor: u64,
+    /// The highest token that may be granted.
+    until: u64,
+}
+
+impl Reserve {
+    /// How much is reserved at once, in tokens, which count the µs.
+    const SIZE: u64 = 60_000_000;
+
+    /// The highest token that may be granted.
+    pub(crate) fn until(self) -> u64 {
+        self.until
+    }
+
+    /// Reserves more than `token`.
+    pub(crate) fn beyond(self, token: u64) -> Self {
+        Self { until: token.saturating_add(Self::SIZE), ..self }
+    }
 }
 
 /// All that the tables hold of one name, and what is to become of it.
@@ -54,6 +80,18 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Lets tokens begin above the reserve of earlier boots.
+    pub(crate) fn begin_above(&mut self, reserve: Reserve) {
+        for ledger in [&mut self.ledger, &mut self.before] {
+            ledger.token = ledger.token.max(reserve.floor);
+        }
+    }
+
+    /// The token that was granted last, if one was just now.
+    pub(crate) fn granted(&self) -> Option<u64> {
+        (self.ledger.token > self.before.token).then_some(self.ledger.token)
+    }
+
     /// Whether anything was decided that has to be written.
     pub(crate) fn is_changed(&self) -> bool {
         self.ledger != self.before
@@ -67,7 +105,11 @@ impl State {
 
 impl Sql {
     pub(crate) fn new(table: &str) -> Self {
-        Self { names: format!("\"{table}\""), leases: format!("\"{table}_lease\"") }
+        Self {
+            names: format!("\"{table}\""),
+            leases: format!("\"{table}_lease\""),
+            tokens: format!("\"{table}_token\""),
+        }
     }
 
     /// The tables.
@@ -76,7 +118,7 @@ impl Sql {
     /// Times are microseconds since the boot that the name's row tells. A lease that has neither
     /// `expires_at` nor `released_at` never expires.
     pub(crate) fn schema(&self) -> String {
-        let Self { names, leases } = self;
+        let Self { names, leases, tokens } = self;
         format!(
             "CREATE TABLE IF NOT EXISTS {names} (
     name BLOB NOT NULL PRIMARY KEY,
@@ -101,6 +143,12 @@ CREATE TABLE IF NOT EXISTS {leases} (
     data TEXT,
     PRIMARY KEY (name, token)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {tokens} (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    boot BLOB NOT NULL,
+    floor INTEGER NOT NULL,
+    reserved INTEGER NOT NULL
+) STRICT;
 "
         )
     }
@@ -109,13 +157,14 @@ CREATE TABLE IF NOT EXISTS {leases} (
     pub(crate) async fn is_set_up(&self, connection: &mut SqliteConnection) -> sqlx::Result<bool> {
         let tables: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM sqlite_schema \
-             WHERE type = 'table' AND lower(name) IN (lower(?), lower(?))",
+             WHERE type = 'table' AND lower(name) IN (lower(?), lower(?), lower(?))",
         )
         .bind(self.names.trim_matches('"'))
         .bind(self.leases.trim_matches('"'))
+        .bind(self.tokens.trim_matches('"'))
         .fetch_one(&mut *connection)
         .await?;
-        Ok(tables == 2 && is_in_wal_mode(connection).await?)
+        Ok(tables == 3 && is_in_wal_mode(connection).await?)
     }
 
     /// Creates the tables, and puts the file into WAL mode. The connection is of no use afterwards
@@ -133,6 +182,38 @@ CREATE TABLE IF NOT EXISTS {leases} (
         sqlx::raw_sql(KEEP_FILE_LOCKED).execute(&mut *alone).await?;
         alone.commit().await?;
         sqlx::raw_sql(SWITCH_TO_WAL).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Reads which tokens may be granted in `boot`.
+    pub(crate) async fn reserve(
+        &self,
+        connection: &mut SqliteConnection,
+        boot: Uuid,
+    ) -> sqlx::Result<Reserve> {
+        let query = format!("SELECT boot, floor, reserved FROM {}", self.tokens);
+        let row = sqlx::query(AssertSqlSafe(query)).fetch_optional(connection).await?;
+        let Some(row) = row else { return Ok(Reserve::default()) };
+        let until = read_u64(&row, 2)?;
+        let is_of_boot = row.try_get::<Vec<u8>, _>(0)? == boot.as_bytes();
+        let floor = if is_of_boot { read_u64(&row, 1)? } else { until };
+        Ok(Reserve { floor, until })
+    }
+
+    /// Writes which tokens may be granted in `boot`. Has to be in a transaction that is synchronized.
+    pub(crate) async fn save_reserve(
+        &self,
+        connection: &mut SqliteConnection,
+        reserve: Reserve,
+        boot: Uuid,
+    ) -> sqlx::Result<()> {
+        let query = format!("INSERT OR REPLACE INTO {} VALUES (1, ?, ?, ?)", self.tokens);
+        sqlx::query(AssertSqlSafe(query))
+            .bind(boot.as_bytes().to_vec())
+            .bind(number(reserve.floor))
+            .bind(number(reserve.until))
+            .execute(connection)
+            .await?;
         Ok(())
     }
 
@@ -182,7 +263,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
         changed: &[(&LockName, &State)],
         boot: Uuid,
     ) -> sqlx::Result<()> {
-        let Self { names, leases } = self;
+        let Self { names, leases, .. } = self;
         for changed in changed.chunks(ROWS_PER_STATEMENT) {
             let mut query = QueryBuilder::<Sqlite>::new(format!(
                 "INSERT INTO {names} (name, token, boot, touched_at, mark_until, mark_weight) "
@@ -287,7 +368,7 @@ CREATE TABLE IF NOT EXISTS {leases} (
     }
 
     fn select(&self) -> String {
-        let Self { names, leases } = self;
+        let Self { names, leases, .. } = self;
         format!(
             "SELECT n.name, n.token, n.boot, n.touched_at, n.mark_until, n.mark_weight, \
              l.token, l.attempt, l.owner, l.owner_is_explicit, l.weight, l.capacity, \

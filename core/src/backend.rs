@@ -507,6 +507,20 @@ impl ListQuery {
         Self { prefix: prefix.into(), ..Self::default() }
     }
 
+    /// The least text that comes, by bytes, after all that starts with the prefix. `None` where nothing does.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        let mut end = self.prefix.clone();
+        while let Some(last) = end.pop() {
+            let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+            if let Some(next) = next {
+                end.push(next);
+                return Some(end);
+            }
+        }
+        None
+    }
+
     /// Starts after this lease.
     #[must_use]
     pub fn with_after(self, after: impl Into<Option<(LockName, Attempt)>>) -> Self {
@@ -654,5 +668,24 @@ impl Stream for Wakeups {
 impl fmt::Debug for Wakeups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Wakeups")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_all_that_does_not_start_with_it() {
+        let end = |prefix: &str| ListQuery::new(prefix).end();
+        assert_eq!(end("job/"), Some("job0".to_owned()));
+        assert_eq!(end("\u{7f}"), Some("\u{80}".to_owned()));
+        assert_eq!(end("a\u{d7ff}"), Some("a\u{e000}".to_owned()));
+        assert_eq!(end("a\u{10ffff}\u{10ffff}"), Some("b".to_owned()));
+        assert_eq!((end(""), end("\u{10ffff}")), (None, None));
+        for prefix in ["job/", "é", "🦀", "z"] {
+            let end = end(prefix).unwrap();
+            assert!(format!("{prefix}\u{10ffff}\u{10ffff}") < end && *prefix < *end, "{prefix}");
+        }
     }
 }
