@@ -199,6 +199,7 @@ pub struct LocksBuilder {
     on_current_runtime: bool,
     disabled: bool,
     status_file: Option<PathBuf>,
+    forget_idle: Option<Duration>,
 }
 
 impl Default for LocksBuilder {
@@ -212,6 +213,7 @@ impl Default for LocksBuilder {
             on_current_runtime: false,
             disabled: false,
             status_file: None,
+            forget_idle: None,
         }
     }
 }
@@ -247,6 +249,17 @@ impl LocksBuilder {
     /// bounds how long a try waits for an answer. Default 5 s.
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Forgets names that nobody has held for `idle`, in the background and as long as these locks are there:
+    /// [`clean_up`](Locks::clean_up), eight times in that time, though no more than once a second and no less than
+    /// once an hour. Default never, so that a table keeps a row for each name that was ever locked.
+    ///
+    /// Never needed for correctness. One process of many is enough; all of them do no harm. A day or more is a
+    /// good choice.
+    pub fn forget_idle(mut self, idle: Duration) -> Self {
+        self.forget_idle = Some(idle);
         self
     }
 
@@ -350,11 +363,18 @@ impl LocksBuilder {
                 "the request_timeout is zero: give the database some time to answer",
             ));
         }
+        if self.forget_idle.is_some_and(|idle| idle.is_zero()) {
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                "forget_idle is zero: give the time for which names have to be idle, such as a day",
+            ));
+        }
         let defaults = self.defaults()?;
         let home =
             if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }?;
         let status = Status::open(self.status_file)?;
-        Ok(Prepared { home, defaults, request_timeout: self.request_timeout, status })
+        let Self { request_timeout, forget_idle, .. } = self;
+        Ok(Prepared { home, defaults, request_timeout, forget_idle, status })
     }
 
     fn defaults(&self) -> Result<Defaults> {
@@ -375,6 +395,7 @@ struct Prepared {
     home: Home,
     defaults: Defaults,
     request_timeout: Duration,
+    forget_idle: Option<Duration>,
     status: Status,
 }
 
@@ -384,8 +405,9 @@ impl Prepared {
     }
 
     fn start(self, backend: Arc<dyn LockBackend>) -> Locks {
-        let Self { home, defaults, request_timeout, status } = self;
-        let engine = Arc::new(Engine::start(home, backend, request_timeout, status));
+        let Self { home, defaults, request_timeout, forget_idle, status } = self;
+        let engine = Engine::start(home, backend, request_timeout, forget_idle, status);
+        let engine = Arc::new(engine);
         Locks { requests: Requests { engine, defaults } }
     }
 }

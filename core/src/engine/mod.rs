@@ -2,6 +2,7 @@
 
 mod actor;
 mod agenda;
+mod clean_up;
 mod heartbeat;
 mod hints;
 pub(crate) mod hold;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::backend::LockBackend;
 use crate::clock::Clock;
@@ -96,6 +98,7 @@ impl Engine {
         home: Home,
         backend: Arc<dyn LockBackend>,
         request_timeout: Duration,
+        forget_idle: Option<Duration>,
         status: Status,
     ) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -106,8 +109,15 @@ impl Engine {
         };
         let actor =
             Actor::new(Arc::clone(&backend), clock, request_timeout, receiver, status.clone());
+        let cleaned = Arc::clone(&backend);
         runtime.spawn(async move {
+            // Ends with the engine.
+            let mut beside = JoinSet::new();
+            if let Some(idle) = forget_idle {
+                beside.spawn(clean_up::repeat(cleaned, idle, request_timeout));
+            }
             actor.run().await;
+            drop(beside);
             drop(alive);
         });
         Self { backend, runtime, request_timeout, commands, status, next_id: AtomicU64::new(0) }

@@ -1,0 +1,40 @@
+//! Forgetting idle names in the background.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::backend::LockBackend;
+
+/// A round comes eight times in the time that a name has to be idle, though within these.
+const ROUNDS: u32 = 8;
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Forgets names that nobody has held for `idle`, again and again.
+pub(crate) async fn repeat(
+    backend: Arc<dyn LockBackend>,
+    idle: Duration,
+    request_timeout: Duration,
+) {
+    let pause = (idle / ROUNDS).clamp(SHORTEST, LONGEST);
+    loop {
+        // At another time than other processes.
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        loop {
+            match timeout(request_timeout, backend.clean_up(idle)).await {
+                Ok(Ok(0)) => break,
+                Ok(Ok(names)) => tracing::debug!(names, "forgot idle names"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot forget idle names, will try again");
+                    break;
+                }
+                Err(_elapsed) => {
+                    tracing::warn!(after = ?request_timeout, "forgetting idle names took too long");
+                    break;
+                }
+            }
+        }
+    }
+}
