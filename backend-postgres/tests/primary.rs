@@ -103,6 +103,41 @@ async fn lease_that_the_standby_has_is_kept_over_a_failover_from_a_primary_that_
     assert_eq!(renewed.unwrap().unwrap(), [Renewed::Alive]);
 }
 
+/// What a standby that has to confirm each commit has not confirmed is not told, also when it is asked for again after the
+/// server was told to wait no longer; and what was told is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn grant_that_a_synchronous_standby_has_not_confirmed_is_unknown() {
+    let pair = Pair::start();
+    let ports = [pair.primary.port(), pair.standby.port];
+    let backend = pair.connect(&ports, "").await.unwrap();
+    backend.migrate().await.unwrap();
+    pair.replicated().await;
+    let synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'; SELECT pg_reload_conf()";
+    pair.primary.sql(synchronous).unwrap();
+    let confirmed = hold(&backend, &claim("confirmed")).await;
+    let ttl = Ttl::new(Duration::from_mins(1)).unwrap();
+    let renewal = [Renewal::new(confirmed.clone(), ttl)];
+
+    pair.standby.control(&["stop"]).unwrap();
+    let asked = [claim("one")];
+    for _ in 0..2 {
+        // Any time is long enough to have asked the primary.
+        let unheard = timeout(Duration::from_secs(2), backend.acquire(&asked)).await;
+        assert!(unheard.is_err(), "{unheard:?}");
+        let unheard = timeout(Duration::from_secs(2), backend.renew(&renewal)).await;
+        assert!(unheard.is_err(), "{unheard:?}");
+    }
+    pair.standby.control(&["start", "--log=standby.log"]).unwrap();
+    let heard = timeout(Duration::from_mins(1), backend.acquire(&asked)).await.unwrap().unwrap();
+    let [Verdict::Granted(token)] = heard[..] else { panic!("{heard:?}") };
+
+    pair.primary.stop_hard().unwrap();
+    pair.standby.control(&["promote"]).unwrap();
+    let renewals = [renewal[0].clone(), Renewal::new(asked[0].lease(token), ttl)];
+    let renewed = timeout(Duration::from_mins(1), backend.renew(&renewals)).await;
+    assert_eq!(renewed.unwrap().unwrap(), [Renewed::Alive; 2]);
+}
+
 /// The standby comes first, because it is stopped before the folder that it lies in is removed.
 struct Pair {
     standby: Standby,
