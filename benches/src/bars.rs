@@ -47,7 +47,6 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
             bars.more(peer.on, what, peer.name, at_least);
         }
     }
-    bars.push("1,000 shares of one name in one batch against 1,000 names", None, 1.0 / 1.5);
     let processes = (Workload::PairsProcesses, "8 processes", "per_second");
     bars.more(On::Sqlite, processes, NAIVE, 3.0);
 
@@ -67,6 +66,13 @@ pub(crate) fn bars(results: &Results, contenders: &[Contender]) -> Vec<Bar> {
                 bars.push(&format!("{}: {size}: {what}", on.name()), ratio, 1.0);
             }
         }
+        let [names, shares] = ["1000 names", "1000 shares of one name"]
+            .map(|size| bars.ours(Workload::Batch, size, on, "p50"));
+        bars.push(
+            &format!("{}: 1,000 shares of one name in one batch against 1,000 names", on.name()),
+            ratio(names, shares),
+            1.0 / 1.5,
+        );
         let sections = bars.ours(Workload::Hot, "8 tasks", on, "per_second");
         let bare = bars.median(Workload::Alone, "1 task", on, SINGLE_ALONE, "per_second");
         bars.push(

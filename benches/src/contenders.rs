@@ -103,6 +103,7 @@ const EVERYTHING: &[Workload] = &[
     HandOver,
     Recovery,
     Renew,
+    Batch,
     Hold,
     HoldMany,
     Wait,

@@ -21,6 +21,7 @@ pub(crate) enum Workload {
     Readers,
     Permits,
     Renew,
+    Batch,
     Hold,
     HoldMany,
     Wait,
@@ -31,7 +32,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Workload; 21] = [
+    pub(crate) const ALL: [Workload; 22] = [
         Workload::Count,
         Workload::Alone,
         Workload::Pairs,
@@ -46,6 +47,7 @@ impl Workload {
         Workload::Readers,
         Workload::Permits,
         Workload::Renew,
+        Workload::Batch,
         Workload::Hold,
         Workload::HoldMany,
         Workload::Wait,
@@ -72,6 +74,7 @@ impl Workload {
             Workload::Readers => "Readers of one name, for three TTLs",
             Workload::Permits => "Permits of one name, for three TTLs",
             Workload::Renew => "Renewing leases",
+            Workload::Batch => "A batch of one name, and of many",
             Workload::Hold => "Holding leases",
             Workload::HoldMany => "Holding a hundred thousand leases",
             Workload::Wait => "Waiting for names that somebody else holds",
@@ -206,6 +209,16 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
                     one(format!("{leases} leases"), Work::Renew { leases, times }, 1, twice)
                 })
                 .collect()
+        }
+        Workload::Batch => {
+            let leases = if smoke { 50 } else { 1_000 };
+            let times = if effort == Effort::Full { 10 } else { 3 };
+            [(false, "names"), (true, "shares of one name")]
+                .map(|(shares, of)| {
+                    let work = Work::Batch { leases, shares, times };
+                    one(format!("{leases} {of}"), work, 1, twice)
+                })
+                .into()
         }
         Workload::Hold => {
             // Two TTLs, so that each is renewed several times.

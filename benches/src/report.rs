@@ -133,6 +133,15 @@ fn shown(workload: Workload) -> (&'static str, Vec<Column>) {
                 ERRORS,
             ],
         ),
+        Workload::Batch => (
+            "Acquired by one call of the backend and released by another, without the engine.",
+            vec![
+                column("p50", "ms", 1e3, 1),
+                column("client_cpu", "client CPU, ms", 1e3, 1),
+                column("server_cpu", "server CPU, ms", 1e3, 1),
+                ERRORS,
+            ],
+        ),
         Workload::Hold | Workload::HoldMany => (
             "One process keeps so many leases alive. The memory is what the process grew by while it \
              acquired them.",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use database_locks::{
-    Claim, Connect as _, Guard, LockBackend, LockName, LockRequest, Locks, Owner, Renewal, Renewed,
-    Ttl, Verdict, migrate,
+    Attempt, Claim, Connect as _, Guard, LockBackend, LockName, LockRequest, Locks, Owner, Release,
+    Released, Renewal, Renewed, Ttl, Verdict, migrate,
 };
 use database_locks_bench_worker::{Job, Share, System, job, serve};
 
@@ -102,6 +102,37 @@ impl System for Ours {
                 lost.map_or(Ok(()), |lost| Err(anyhow::anyhow!("not renewed: {lost:?}")))?;
             }
             Ok(())
+        })
+    }
+
+    async fn batches(
+        &self,
+        leases: usize,
+        shares: bool,
+    ) -> Result<impl AsyncFnMut() -> Result<()>> {
+        let backend = self.backend().await?;
+        let ttl = Ttl::new(Duration::from_secs(600))?;
+        let mut claims = (0..leases).map(|lease| claim(lease, ttl)).collect::<Result<Vec<_>>>()?;
+        if shares {
+            let name = LockName::new(format!("shared-{}", std::process::id()))?;
+            for claim in &mut claims {
+                (claim.name, claim.share) = (name.clone(), database_locks::Share::ONE);
+            }
+        }
+        Ok(async move || {
+            for claim in &mut claims {
+                claim.attempt = Attempt::new();
+            }
+            let verdicts = backend.acquire(&claims).await?;
+            let held = claims.iter().zip(&verdicts).map(|(claim, verdict)| match verdict {
+                Verdict::Granted(token) => Ok(Release::free(claim.lease(*token))),
+                other => bail!("not granted: {other:?}"),
+            });
+            let released = backend.release(&held.collect::<Result<Vec<_>>>()?).await?;
+            match released.iter().find(|released| **released != Released::Done) {
+                None => Ok(()),
+                Some(other) => bail!("not released: {other:?}"),
+            }
         })
     }
 }

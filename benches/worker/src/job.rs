@@ -92,6 +92,15 @@ pub enum Work {
         /// How often.
         times: usize,
     },
+    /// Acquires all of it by one call of the store, and releases it by another.
+    Batch {
+        /// How many leases.
+        leases: usize,
+        /// Whether they are shares of one name, instead of a name each.
+        shares: bool,
+        /// How often.
+        times: usize,
+    },
     /// Counts allocations of so many pairs, and of as many leases.
     Allocations {
         /// How many.

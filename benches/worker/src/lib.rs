@@ -50,6 +50,16 @@ pub trait System: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<impl AsyncFnMut() -> Result<()>>> {
         async { if true { bail!("this system has no renewals") } else { Ok(async || Ok(())) } }
     }
+
+    /// Acquires so many leases by one call of the store and releases them by another, for every call of what it
+    /// gives: shares of one name, or all of a name each.
+    fn batches(
+        &self,
+        _leases: usize,
+        _shares: bool,
+    ) -> impl Future<Output = Result<impl AsyncFnMut() -> Result<()>>> {
+        async { if true { bail!("this system has no batches") } else { Ok(async || Ok(())) } }
+    }
 }
 
 /// Reads the job of this process.

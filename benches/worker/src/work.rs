@@ -42,7 +42,10 @@ pub(crate) async fn run<S: System>(job: &Job, system: S) -> Result<Outcome> {
         Work::Wait { names, for_ms } => {
             wait(system, prefix, names, Duration::from_millis(for_ms)).await
         }
-        Work::Renew { leases, times } => renew(system, leases, times).await,
+        Work::Renew { leases, times } => repeat(system.renewals(leases).await?, times).await,
+        Work::Batch { leases, shares, times } => {
+            repeat(system.batches(leases, shares).await?, times).await
+        }
         Work::Allocations { .. } => bail!("a program of its own counts these"),
         Work::Abandon { names } => abandon(system, prefix, names).await,
         Work::Probe { names } => probe(system, prefix, names).await,
@@ -368,15 +371,14 @@ async fn wait<S: System>(
     Ok(meter.finish(BTreeMap::new()))
 }
 
-async fn renew<S: System>(system: Arc<S>, leases: usize, times: usize) -> Result<Outcome> {
-    let mut renew = system.renewals(leases).await?;
-    renew().await?;
+async fn repeat(mut work: impl AsyncFnMut() -> Result<()>, times: usize) -> Result<Outcome> {
+    work().await?;
     ready()?;
     let meter = Meter::start();
     let mut tally = Tally::default();
     for _ in 0..times {
         let asked = monotonic_nanos();
-        renew().await?;
+        work().await?;
         tally.record(monotonic_nanos() - asked);
     }
     meter.add(tally);
