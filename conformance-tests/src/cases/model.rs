@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use database_locks_core::ledger::Ledger;
+use database_locks_core::ledger::{Entry, Ledger, Until};
 use database_locks_core::{
-    Attempt, Claim, Data, LeaseId, LeaseInfo, LockName, Owner, Release, Released, Renewal, Renewed,
-    Share, Token, Ttl, Verdict,
+    Attempt, Busy, Claim, Data, Holder, LeaseId, LeaseInfo, LockName, Owner, Release, Released,
+    Renewal, Renewed, Share, Token, Ttl, Verdict,
 };
 
 use crate::context::{Context, LONG, Since, brief_ttl, claim, list, ttl};
@@ -119,12 +119,24 @@ impl Walk<'_> {
                 }
                 (Verdict::Busy(here), Verdict::Busy(there)) => {
                     // Which of several that were granted or renewed at the same time is up to the clock.
-                    let holds = |owner: &Owner, data: &Option<Data>| {
-                        ledger.entries.iter().any(|e| e.owner == *owner && e.data == *data)
+                    let counts = |e: &&Entry| match e.until {
+                        Until::Forever => true,
+                        Until::Expiry(at) => at.saturating_add(claim.grace) > now,
+                        Until::Released(_) => false,
                     };
-                    let is_holder = there.holder.as_ref().is_none_or(|h| holds(&h.owner, &h.data));
-                    assert!(is_holder, "who is not a holder is named: {}", self.story());
-                    assert_eq!(here.holder.is_some(), there.holder.is_some(), "{}", self.story());
+                    let holds = |h: &Holder| {
+                        let mut counting = ledger.entries.iter().filter(counts);
+                        counting.any(|e| {
+                            (&e.owner, e.standing, &e.data) == (&h.owner, h.standing, &h.data)
+                        })
+                    };
+                    assert!(
+                        there.holder.as_ref().is_none_or(holds),
+                        "who is not a holder is named: {}",
+                        self.story()
+                    );
+                    let ends = |busy: &Busy| busy.holder.as_ref().map(|h| h.remaining.is_some());
+                    assert_eq!(ends(&here), ends(&there), "{}", self.story());
                     let here = here.retry_after.is_some();
                     assert_eq!(here, there.retry_after.is_some(), "{}", self.story());
                 }
