@@ -112,10 +112,11 @@ impl Engine {
         let cleaned = Arc::clone(&backend);
         runtime.spawn(async move {
             // Ends with the engine.
-            let mut beside = JoinSet::new();
-            if let Some(idle) = forget_idle {
+            let beside = forget_idle.map(|idle| {
+                let mut beside = JoinSet::new();
                 beside.spawn(clean_up::repeat(cleaned, idle, request_timeout));
-            }
+                beside
+            });
             actor.run().await;
             drop(beside);
             drop(alive);

@@ -1,8 +1,9 @@
 //! The waiting room: everybody in this process who wants a lock and does not have it yet.
 //!
-//! Waiters of a name queue first come, first served, and only the head of a queue asks the
-//! database. A request that asks once does not queue. No I/O here: requests in, batches of claims
-//! out, verdicts in, grants out.
+//! Waiters of a name queue first come, first served. The head of a queue asks the database, again and again,
+//! and those behind it that take as much as it does, and could hold the lock beside it, ask along with it once: as long as
+//! nobody has been told that the lock is busy. A request that asks once does not queue. No I/O here: requests in, batches
+//! of claims out, verdicts in, grants out.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +21,8 @@ use crate::name::LockName;
 
 /// For how long at most an unknown outcome of somebody who has gone is looked into.
 const LONGEST_SETTLING: Duration = Duration::from_secs(60);
+/// How many ask along with the head of a queue at most.
+const FOLLOWERS: usize = 256;
 /// How long an unanswered request may be out before its caller is told that the database is away,
 /// and not only that the lock was not free.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -114,8 +117,14 @@ impl WaitingRoom {
             return self.ask(id, Company::Any);
         }
         let queue = self.queues.entry(name).or_default();
+        let before = queue.back().copied();
+        let place = queue.len();
         queue.push_back(id);
-        if queue.len() == 1 {
+        let goes_along = match before {
+            None => true,
+            Some(before) => self.goes_along(id, place) && self.is_asking(before),
+        };
+        if goes_along {
             self.ask(id, Company::Any);
         }
     }
@@ -236,7 +245,12 @@ impl WaitingRoom {
                 }
                 Ok(Verdict::Busy(busy)) => {
                     pending.unsure = false;
-                    self.busy(*id, busy, again, now, jitter());
+                    if again || self.leads(*id) {
+                        self.busy(*id, busy, again, now, jitter());
+                    } else if let Some(pending) = self.pending.get_mut(id) {
+                        // It asks again when those before it have the lock.
+                        pending.last = Some(Ok(busy));
+                    }
                 }
                 Ok(Verdict::Skipped) => self.busy(*id, Busy::default(), again, now, jitter()),
                 Ok(Verdict::CapacityMismatch(capacity)) => {
@@ -260,6 +274,13 @@ impl WaitingRoom {
                 Err(error) => self.failed(*id, error, alone, now, jitter()),
             }
         }
+        let mut last = None;
+        for Grant { request, .. } in &grants {
+            // Those of one name come one after the other.
+            if last.replace(&request.claim.name) != Some(&request.claim.name) {
+                self.follow(&request.claim.name);
+            }
+        }
         (grants, unheard)
     }
 
@@ -281,6 +302,52 @@ impl WaitingRoom {
                 Some((self.remove(id)?, hold))
             })
             .collect()
+    }
+
+    /// Lets those ask who can have the lock beside the one that has it now.
+    fn follow(&mut self, name: &LockName) {
+        let Some(queue) = self.queues.get(name) else { return };
+        let leaders = queue.iter().copied().enumerate().take(FOLLOWERS);
+        let leaders: Vec<RequestId> = leaders
+            .take_while(|(place, id)| self.goes_along(*id, *place))
+            .map(|(_, id)| id)
+            .collect();
+        for id in leaders {
+            if !self.is_asking(id) {
+                self.ask(id, Company::Any);
+            }
+        }
+    }
+
+    /// Whether a request at this place of its queue may ask along with the head: all before it and it itself
+    /// take the same share, and together they fit.
+    fn goes_along(&self, id: RequestId, place: usize) -> bool {
+        let share = |id: &RequestId| {
+            let claim = &self.pending.get(id)?.request.claim;
+            (!claim.owner.is_explicit()).then_some((claim.share, &claim.name))
+        };
+        let Some((own, name)) = share(&id) else { return false };
+        let Some(queue) = self.queues.get(name) else { return false };
+        let taken = (place as u64 + 1).saturating_mul(own.weight().into());
+        let head = queue.front().and_then(share).map(|(share, _)| share);
+        let before = place.checked_sub(1).and_then(|place| queue.get(place)).map(share);
+        taken <= own.capacity().into()
+            && head == Some(own)
+            && before.is_none_or(|before| before.map(|(share, _)| share) == Some(own))
+    }
+
+    /// Whether a request is the first of its queue, or stands in none.
+    fn leads(&self, id: RequestId) -> bool {
+        let Some(pending) = self.pending.get(&id) else { return false };
+        if pending.request.reply.is_none() || pending.request.retry == Retry::Never {
+            return true;
+        }
+        let queue = self.queues.get(&pending.request.claim.name);
+        queue.and_then(VecDeque::front) == Some(&id)
+    }
+
+    fn is_asking(&self, id: RequestId) -> bool {
+        self.pending.get(&id).is_some_and(|pending| pending.stage != Stage::Idle)
     }
 
     fn ask(&mut self, id: RequestId, company: Company) {
@@ -452,12 +519,17 @@ impl WaitingRoom {
     fn unqueue(&mut self, name: &LockName, id: RequestId) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let was_head = queue.front() == Some(&id);
-        queue.retain(|waiting| *waiting != id);
-        match queue.front() {
+        if was_head {
+            queue.pop_front();
+        } else {
+            queue.retain(|waiting| *waiting != id);
+        }
+        match queue.front().copied() {
             None => {
                 self.queues.remove(name);
             }
-            Some(&head) if was_head => self.ask(head, Company::Any),
+            // What it is about to hear is as good.
+            Some(head) if was_head && !self.is_asking(head) => self.ask(head, Company::Any),
             Some(_) => {}
         }
     }
