@@ -352,13 +352,15 @@ impl LockBackend for PostgresBackend {
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
         let after = query.after.as_ref().map(|(name, _)| name.as_str());
+        // Other letters may be in another order in the database's encoding, or not be in it.
+        let end = query.end().filter(|end| end.is_ascii());
         let after_attempt = query.after.as_ref().map(|(_, attempt)| attempt.as_uuid());
         let parameters: &[Parameter<'_>] = &[
             (&query.prefix, Type::TEXT),
             (&after, Type::TEXT),
             (&after_attempt, Type::UUID),
             (&i64::from(query.limit), Type::INT8),
-            (&query.end(), Type::TEXT),
+            (&end, Type::TEXT),
         ];
         let connection = self.connections.shared().await?;
         let rows = self

@@ -25,7 +25,8 @@ const FORGOTTEN_AT_ONCE: usize = 4_096;
 
 /// Leases in one SQLite file, for all processes of one host. See the [crate](crate).
 ///
-/// It has two connections: one decides, one looks. Within the process decisions queue up first
+/// It has up to three connections: one decides, one looks before claims are decided, and one looks through all of the
+/// file. Within the process decisions queue up first
 /// come, first served; among processes the write lock of the file is waited for up to
 /// [`SqliteConfig::busy_timeout`], and then the call fails with
 /// [`ErrorKind::Unavailable`](database_locks_core::ErrorKind::Unavailable).
@@ -38,6 +39,7 @@ pub struct SqliteBackend {
     host: Host,
     writer: Slot,
     reader: Slot,
+    scanner: Slot,
 }
 
 impl SqliteBackend {
@@ -62,6 +64,7 @@ impl SqliteBackend {
             sql: Sql::new(config.table()),
             writer: Slot::default(),
             reader: Slot::default(),
+            scanner: Slot::default(),
             config,
             host,
         };
@@ -86,6 +89,7 @@ impl SqliteBackend {
     async fn decide<I: Sync, O: Send>(
         &self,
         operation: &'static str,
+        grants: bool,
         items: &[&I],
         name: fn(&I) -> &LockName,
         decide: fn(&mut Ledger, &I, Moment) -> O,
@@ -104,7 +108,9 @@ impl SqliteBackend {
                 let reserve = self.sql.reserve(&mut transaction, boot).await?;
                 let names = items.iter().map(|item| name(item));
                 let mut states = self.sql.load(&mut transaction, names, boot).await?;
-                states.values_mut().for_each(|state| state.begin_above(reserve));
+                if grants {
+                    states.values_mut().for_each(|state| state.begin_above(reserve));
+                }
                 let mut answers = Vec::with_capacity(items.len());
                 for item in items {
                     let state = states.entry(name(item).clone()).or_default();
@@ -183,6 +189,9 @@ impl SqliteBackend {
             .create_if_missing(true)
             .busy_timeout(self.config.busy_timeout())
             .synchronous(SqliteSynchronous::Full)
+            // On macOS a plain fsync leaves what is written in the disk's cache.
+            .pragma("fullfsync", "ON")
+            .pragma("checkpoint_fullfsync", "ON")
             .disable_statement_logging();
         let connect = async {
             let mut open = options.connect().await?;
@@ -230,7 +239,7 @@ impl LockBackend for SqliteBackend {
         let looked = self.look(claims).await?;
         let open: Vec<&Claim> =
             claims.iter().zip(&looked).filter(|(_, v)| v.is_none()).map(|(c, _)| c).collect();
-        let decided = self.decide("acquire", &open, |claim| &claim.name, acquire).await?;
+        let decided = self.decide("acquire", true, &open, |claim| &claim.name, acquire).await?;
         let mut decided = decided.into_iter();
         Ok(looked.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect())
     }
@@ -239,6 +248,7 @@ impl LockBackend for SqliteBackend {
         let renewals: Vec<&Renewal> = renewals.iter().collect();
         self.decide(
             "renew",
+            false,
             &renewals,
             |renewal| &renewal.lease.name,
             |ledger, renewal, now| ledger.renew(renewal, now.since_boot),
@@ -250,6 +260,7 @@ impl LockBackend for SqliteBackend {
         let releases: Vec<&Release> = releases.iter().collect();
         self.decide(
             "release",
+            false,
             &releases,
             |release| &release.lease.name,
             |ledger, release, now| ledger.release(release, now.since_boot).0,
@@ -261,7 +272,7 @@ impl LockBackend for SqliteBackend {
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let after = query.after.as_ref().map(|(name, attempt)| (name.as_str(), *attempt));
         let first = query.prefix.as_str().max(after.map_or("", |(name, _)| name));
-        let mut connection = self.check_out(&self.reader, "list").await?;
+        let mut connection = self.check_out(&self.scanner, "list").await?;
         let page = async {
             let mut page = Vec::new();
             let end = query.end().map_or_else(|| END.to_vec(), String::into_bytes);
@@ -287,11 +298,11 @@ impl LockBackend for SqliteBackend {
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
         let boot = self.host.boot;
         let is_idle = |ledger: &Ledger| {
-            let now = self.host.now();
-            ledger.is_idle(idle, now.since_boot, now.wall_micros)
+            // Whatever its token is: all that come after are above those that were forgotten.
+            ledger.is_idle(idle, self.host.now().since_boot, u64::MAX)
         };
         // A plain read finds them, so that nobody has to wait while the whole table is read.
-        let mut connection = self.check_out(&self.reader, "clean up").await?;
+        let mut connection = self.check_out(&self.scanner, "clean up").await?;
         let found = async {
             let mut found = Vec::new();
             let mut states = self.sql.scan(&mut connection.open, &[], END, boot);
@@ -315,11 +326,14 @@ impl LockBackend for SqliteBackend {
         let forgotten = async {
             let mut transaction = connection.open.begin_with(BEGIN_WRITING).await?;
             let states = self.sql.load(&mut transaction, &found, boot).await?;
-            let idle: Vec<&LockName> = states
-                .iter()
-                .filter(|(_, state)| state.is_stored() && is_idle(&state.ledger))
-                .map(|(name, _)| name)
-                .collect();
+            let idle =
+                states.iter().filter(|(_, state)| state.is_stored() && is_idle(&state.ledger));
+            let (idle, tokens): (Vec<&LockName>, Vec<u64>) =
+                idle.map(|(name, state)| (name, state.token())).unzip();
+            if let Some(highest) = tokens.into_iter().max() {
+                let reserve = self.sql.reserve(&mut transaction, boot).await?.above(highest);
+                self.sql.save_reserve(&mut transaction, reserve, boot).await?;
+            }
             self.sql.forget(&mut transaction, &idle).await?;
             transaction.commit().await?;
             Ok(idle.len() as u64)

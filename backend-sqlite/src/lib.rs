@@ -38,7 +38,8 @@
 //!
 //! A lease that a power failure loses has lost its holder too, so that what is written need not be synced to the disk at
 //! once. But a token that was lost could be granted again. So tokens are reserved a minute ahead: the grant that needs more
-//! is synced (`synchronous = FULL`), and those of the next boot begin above the reserve.
+//! is synced (`synchronous = FULL`), and those of the next boot begin above the reserve. (A volume that is lost and comes
+//! back without a reboot may have lost leases whose holders live: keep the file on a disk of the host.)
 //!
 //! There is no hint on a release: waiters poll.
 

@@ -62,6 +62,12 @@ impl Reserve {
         self.until
     }
 
+    /// Lets all tokens that are granted from now on be higher than `token`.
+    pub(crate) fn above(self, token: u64) -> Self {
+        let floor = self.floor.max(token);
+        Self { floor, until: self.until.max(floor) }
+    }
+
     /// Reserves more than `token`.
     pub(crate) fn beyond(self, token: u64) -> Self {
         Self { until: token.saturating_add(Self::SIZE), ..self }
@@ -95,6 +101,11 @@ impl State {
     /// Whether anything was decided that has to be written.
     pub(crate) fn is_changed(&self) -> bool {
         self.ledger != self.before
+    }
+
+    /// The last token that was granted.
+    pub(crate) fn token(&self) -> u64 {
+        self.before.token
     }
 
     /// Whether the tables know of the name at all: who grants a name writes its token.
@@ -200,7 +211,8 @@ CREATE TABLE IF NOT EXISTS {tokens} (
         Ok(Reserve { floor, until })
     }
 
-    /// Writes which tokens may be granted in `boot`. Has to be in a transaction that is synchronized.
+    /// Writes which tokens may be granted in `boot`. Where more may be than before, the transaction has to be
+    /// synchronized.
     pub(crate) async fn save_reserve(
         &self,
         connection: &mut SqliteConnection,

@@ -253,8 +253,8 @@ impl LocksBuilder {
     }
 
     /// Forgets names that nobody has held for `idle`, in the background and as long as these locks are there:
-    /// [`clean_up`](Locks::clean_up), eight times in that time, though no more than once a second and no less than
-    /// once an hour. Default never, so that a table keeps a row for each name that was ever locked.
+    /// [`clean_up`](Locks::clean_up), some eight times in that time, though no more than once a second and about once
+    /// an hour at least. Default never, so that a table keeps a row for each name that was ever locked.
     ///
     /// Never needed for correctness. One process of many is enough; all of them do no harm. A day or more is a
     /// good choice.

@@ -11,6 +11,8 @@ use crate::backend::LockBackend;
 const ROUNDS: u32 = 8;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_hours(1);
+/// So few names are not worth another look at the table.
+const FEW: u64 = 500;
 
 /// Forgets names that nobody has held for `idle`, again and again.
 pub(crate) async fn repeat(
@@ -24,8 +26,13 @@ pub(crate) async fn repeat(
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         loop {
             match timeout(request_timeout, backend.clean_up(idle)).await {
-                Ok(Ok(0)) => break,
-                Ok(Ok(names)) => tracing::debug!(names, "forgot idle names"),
+                Ok(Ok(names)) => {
+                    tracing::debug!(names, "forgot idle names");
+                    // Some come of age all the time.
+                    if names < FEW {
+                        break;
+                    }
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot forget idle names, will try again");
                     break;

@@ -21,8 +21,9 @@ use crate::name::LockName;
 
 /// For how long at most an unknown outcome of somebody who has gone is looked into.
 const LONGEST_SETTLING: Duration = Duration::from_secs(60);
-/// How many ask along with the head of a queue at most.
+/// How many ask along with the head of a queue at most, and how many after each one that has the lock.
 const FOLLOWERS: usize = 256;
+const MORE: usize = 4;
 /// How long an unanswered request may be out before its caller is told that the database is away,
 /// and not only that the lock was not free.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -245,12 +246,7 @@ impl WaitingRoom {
                 }
                 Ok(Verdict::Busy(busy)) => {
                     pending.unsure = false;
-                    if again || self.leads(*id) {
-                        self.busy(*id, busy, again, now, jitter());
-                    } else if let Some(pending) = self.pending.get_mut(id) {
-                        // It asks again when those before it have the lock.
-                        pending.last = Some(Ok(busy));
-                    }
+                    self.busy(*id, busy, again, now, jitter());
                 }
                 Ok(Verdict::Skipped) => self.busy(*id, Busy::default(), again, now, jitter()),
                 Ok(Verdict::CapacityMismatch(capacity)) => {
@@ -274,11 +270,13 @@ impl WaitingRoom {
                 Err(error) => self.failed(*id, error, alone, now, jitter()),
             }
         }
-        let mut last = None;
-        for Grant { request, .. } in &grants {
-            // Those of one name come one after the other.
-            if last.replace(&request.claim.name) != Some(&request.claim.name) {
-                self.follow(&request.claim.name);
+        // Those of one name come one after the other.
+        for granted in grants.chunk_by(|a, b| a.request.claim.name == b.request.claim.name) {
+            let name = &granted[0].request.claim.name;
+            let asked = departure.requests.iter().filter(|(asked, _)| asked == name).count();
+            // Where the lock is full again whoever comes next waits for another release.
+            if asked == granted.len() {
+                self.follow(name, MORE * asked);
             }
         }
         (grants, unheard)
@@ -304,10 +302,10 @@ impl WaitingRoom {
             .collect()
     }
 
-    /// Lets those ask who can have the lock beside the one that has it now.
-    fn follow(&mut self, name: &LockName) {
+    /// Lets those ask, at most so many, who may have the lock beside those that have it now.
+    fn follow(&mut self, name: &LockName, most: usize) {
         let Some(queue) = self.queues.get(name) else { return };
-        let leaders = queue.iter().copied().enumerate().take(FOLLOWERS);
+        let leaders = queue.iter().copied().enumerate().take(most.min(FOLLOWERS));
         let leaders: Vec<RequestId> = leaders
             .take_while(|(place, id)| self.goes_along(*id, *place))
             .map(|(_, id)| id)
@@ -334,6 +332,16 @@ impl WaitingRoom {
         taken <= own.capacity().into()
             && head == Some(own)
             && before.is_none_or(|before| before.map(|(share, _)| share) == Some(own))
+    }
+
+    /// Whether the head of the queue was told that the lock is busy while this one behind it was about to ask.
+    fn comes_too_early(&self, id: RequestId) -> bool {
+        let Some(pending) = self.pending.get(&id).filter(|pending| !pending.unsure) else {
+            return false;
+        };
+        let queue = self.queues.get(&pending.request.claim.name);
+        let head = queue.and_then(VecDeque::front).copied();
+        !self.leads(id) && head.is_some_and(|head| !self.is_asking(head))
     }
 
     /// Whether a request is the first of its queue, or stands in none.
@@ -382,6 +390,10 @@ impl WaitingRoom {
         join: &dyn Fn(&Request) -> Option<Hold>,
     ) -> Option<Claim> {
         let pace = self.pace();
+        if self.comes_too_early(id) {
+            self.pending.get_mut(&id)?.stage = Stage::Idle;
+            return None;
+        }
         let pending = self.pending.get_mut(&id)?;
         // A lease that it can join is younger than its own last ask, so that it holds no other.
         if let Some(hold) = join(&pending.request) {
@@ -401,9 +413,14 @@ impl WaitingRoom {
     }
 
     fn busy(&mut self, id: RequestId, busy: Busy, again: bool, now: Duration, jitter: f64) {
-        let pace = self.pace();
+        let (pace, leads) = (self.pace(), self.leads(id));
         let Some(pending) = self.pending.get_mut(&id) else { return };
         pending.failures = 0;
+        if !leads && !pending.unsure && !again {
+            // It asks again when those before it have the lock.
+            pending.last = Some(Ok(busy));
+            return;
+        }
         if pending.request.reply.is_some() && pending.request.retry == Retry::Never {
             if let Some(reply) = self.dismiss(id, now) {
                 reply.send(Ok(None));
@@ -528,8 +545,16 @@ impl WaitingRoom {
             None => {
                 self.queues.remove(name);
             }
-            // What it is about to hear is as good.
-            Some(head) if was_head && !self.is_asking(head) => self.ask(head, Company::Any),
+            Some(head) if was_head => {
+                if let Some(pending) = self.pending.get_mut(&head) {
+                    // The one before it has taken the weight of the mark away.
+                    pending.marked_at = None;
+                }
+                // What it is about to hear is as good.
+                if !self.is_asking(head) {
+                    self.ask(head, Company::Any);
+                }
+            }
             Some(_) => {}
         }
     }
