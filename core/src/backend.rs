@@ -95,7 +95,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// how many.
     ///
     /// Never touches a held name, nor one whose token is not older than `idle` by the server's
-    /// clock, since the next token of a forgotten name starts at that clock. Whether it is held is looked
+    /// clock, since the next token of a forgotten name starts at that clock
+    /// (unless the backend has another way to let tokens grow). Whether it is held is looked
     /// at when it is forgotten. Zero says that nothing is left to forget.
     async fn clean_up(&self, idle: Duration) -> Result<u64>;
 
