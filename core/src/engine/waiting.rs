@@ -273,6 +273,9 @@ impl WaitingRoom {
         // Those of one name come one after the other.
         for granted in grants.chunk_by(|a, b| a.request.claim.name == b.request.claim.name) {
             let name = &granted[0].request.claim.name;
+            if !self.queues.contains_key(name) {
+                continue;
+            }
             let asked = departure.requests.iter().filter(|(asked, _)| asked == name).count();
             // Where the lock is full again whoever comes next waits for another release.
             if asked == granted.len() {
@@ -340,8 +343,10 @@ impl WaitingRoom {
             return false;
         };
         let queue = self.queues.get(&pending.request.claim.name);
-        let head = queue.and_then(VecDeque::front).copied();
-        !self.leads(id) && head.is_some_and(|head| !self.is_asking(head))
+        match queue.and_then(VecDeque::front) {
+            Some(head) if *head != id => !self.leads(id) && !self.is_asking(*head),
+            _ => false,
+        }
     }
 
     /// Whether a request is the first of its queue, or stands in none.
