@@ -57,6 +57,7 @@ macro_rules! __for_all_cases {
             waiting {
                 timeout_is_bounded_below_and_above,
                 released_lock_wakes_a_waiter_promptly,
+                hints_tell_of_what_was_freed_or_kept,
                 waiting_survives_hints_that_never_come,
                 waiters_are_served_first_come_first_served,
                 cancelled_waiter_holds_nothing,

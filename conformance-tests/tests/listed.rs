@@ -9,7 +9,7 @@ use std::time::Duration;
 use database_locks_conformance::{Case, Client, Harness, Outcome, Report, async_trait, cases};
 use database_locks_core::{
     Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed,
-    Result, Verdict,
+    Result, Verdict, Wakeups,
 };
 use database_locks_memory::MemoryBackend;
 
@@ -72,6 +72,10 @@ impl LockBackend for WithoutShares {
 
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
         self.0.clean_up(idle).await
+    }
+
+    async fn wakeups(&self) -> Result<Option<Wakeups>> {
+        self.0.wakeups().await
     }
 }
 

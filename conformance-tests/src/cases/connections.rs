@@ -1,10 +1,10 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
-use database_locks_core::{ErrorKind, Locks, Verdict};
+use database_locks_core::{ErrorKind, Locks, Release, Released, Standing, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, claim, free, keep, lease_of, refuse, release, renew, soon, take,
+    Context, LONG, PATIENCE, claim, free, keep, lease_of, list, refuse, release, renew, soon, take,
 };
 use crate::harness::{Client, ClientOption, Outcome, ServerEnd, Stop};
 
@@ -82,6 +82,11 @@ pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Ou
     let harness = context.harness().restartable().await?;
     let client = harness.client().await?;
     let names = ["one", "two", "three"].map(|name| context.name(name));
+    let kept = take(&client, &claim(&context.name("kept"))).await?;
+    let revoked = take(&client, &claim(&context.name("revoked"))).await?;
+    for end in [Release::keep(kept.clone(), LONG * 2), Release::revoke(revoked.clone())] {
+        assert_eq!(client.release(&[end]).await?, [Released::Done]);
+    }
     let mut leases = vec![take(&client, &claim(&names[0])).await?];
     let both: Vec<_> = names[1..].iter().map(claim).collect();
     for (claim, verdict) in both.iter().zip(client.acquire(&both).await?) {
@@ -93,6 +98,12 @@ pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Ou
     // Nothing lies between the last answer and the end.
     harness.restart(ServerEnd::Crash).await?;
     until_reached(&client, &leases[0]).await?;
+    for (lease, standing) in [(kept, Standing::Kept), (revoked, Standing::Revoked)] {
+        let listed = list(&client, lease.name.as_str()).await?;
+        let listed: Vec<_> = listed.iter().map(|info| info.standing).collect();
+        assert_eq!(listed, [standing], "what was answered as done must survive a crash");
+        refuse(&client, &claim(&lease.name)).await?;
+    }
     for lease in &leases {
         refuse(&client, &claim(&lease.name)).await?;
         keep(&client, lease).await?;

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use database_locks_core::{ErrorKind, Ttl};
+use database_locks_core::{ErrorKind, Release, Released, Ttl, Wakeup};
+use futures_util::StreamExt as _;
 
-use crate::context::{Context, LONG, PATIENCE, list, obtain, soon, until_none_lives};
+use crate::context::{
+    Context, LONG, PATIENCE, claim, list, obtain, refuse, soon, take, until_none_lives,
+};
 use crate::faulty::{Fault, Verb};
-use crate::harness::Outcome;
+use crate::harness::{Outcome, Stop};
 
 pub(crate) async fn timeout_is_bounded_below_and_above(context: Context) -> Outcome {
     let (here, there) = (context.locks().await?, context.locks().await?);
@@ -40,6 +43,35 @@ pub(crate) async fn released_lock_wakes_a_waiter_promptly(context: Context) -> O
         assert!(early.is_err(), "a waiter must wait while the lock is held");
         guard.release().await?;
         soon("the waiter is woken", waiter).await?.release().await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let Some(mut hints) = there.wakeups().await? else {
+        return Err(Stop::Skipped("the backend has no hints".to_owned()));
+    };
+    // Where something is in between that lets no hint through, none is waited for.
+    let listening = hints.next();
+    let Ok(Some(Wakeup::Listening)) = tokio::time::timeout(PATIENCE, listening).await else {
+        return Err(Stop::Skipped("no hints were seen to arrive".to_owned()));
+    };
+    for (text, keep) in [("freed", false), ("kept", true)] {
+        let name = context.name(text);
+        let lease = take(&here, &claim(&name)).await?;
+        refuse(&there, &claim(&name).with_mark(LONG)).await?;
+        let release = if keep { Release::keep(lease, LONG * 2) } else { Release::free(lease) };
+        assert_eq!(here.release(&[release]).await?, [Released::Done]);
+        let told = async {
+            while let Some(hint) = hints.next().await {
+                if hint == Wakeup::Released(name.clone()) {
+                    return;
+                }
+            }
+            panic!("the stream of hints ended");
+        };
+        soon(&format!("a hint tells of the name that was {text}"), told).await;
     }
     Ok(())
 }
