@@ -24,7 +24,7 @@ pub struct SqliteConfig {
 }
 
 impl SqliteConfig {
-    /// The table's name unless another is given; that of the leases ends in `_lease`.
+    /// The table's name unless another is given; that of the leases ends in `_lease`, that of tokens in `_token`.
     pub const DEFAULT_TABLE: &str = "database_locks_lock";
 
     /// How long a decision waits for the write lock of the file unless another time is given.
@@ -81,7 +81,7 @@ impl SqliteConfig {
         Ok(config)
     }
 
-    /// Sets the table's name. That of the leases is the same with `_lease` at its end.
+    /// Sets the table's name. Those of the leases and tokens are the same with `_lease` and `_token` at their ends.
     ///
     /// # Errors
     ///
