@@ -244,7 +244,7 @@ pub(crate) async fn revoked_holder_stops_and_makes_way(context: Context) -> Outc
 }
 
 pub(crate) async fn unheard_grant_that_is_revoked_is_given_back(context: Context) -> Outcome {
-    let client = context.client().await?;
+    let (client, operator) = (context.client().await?, context.locks().await?);
     for goes in [true, false] {
         let faulty = FaultyBackend::new(context.client().await?);
         let locks = Locks::builder().build(Arc::clone(&faulty) as Client)?;
@@ -257,7 +257,8 @@ pub(crate) async fn unheard_grant_that_is_revoked_is_given_back(context: Context
         faulty.until_begun(Verb::Acquire, 2).await;
         let granted = list(&client, name.as_str()).await?;
         let [granted] = granted.as_slice() else { panic!("one was granted: {granted:?}") };
-        assert_eq!(end(&client, &granted.lease, How::Revoke).await?, Released::Done);
+        // Not by one request: its row may be locked by those that are repeated.
+        assert!(operator.revoke(&granted.lease).await?, "a live lease must be revoked");
         if goes {
             acquired.abort();
         }
