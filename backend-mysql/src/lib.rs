@@ -99,7 +99,7 @@
 //!   `innodb_flush_log_at_trx_commit` other than 1 a crash of the machine may forget the last ones.
 //!
 //! There is nothing to listen to: waiters poll, all those of a process in one query, quick at first
-//! and then every quarter of a second.
+//! and the longer they have waited the less often, up to every quarter of a second.
 //!
 //! # Clusters
 //!

@@ -1,5 +1,5 @@
--- For the transaction that a lease protects: fails unless the lease with this token is alive, and
--- lets nobody else have the lock before the transaction has ended. Renewals pass meanwhile.
+-- For the transaction that a lease protects: fails unless the lease with this token is alive, neither kept nor
+-- revoked, and lets nobody else have the lock before the transaction has ended. Renewals pass meanwhile.
 create or replace function {fence}(lock_name text, fencing_token bigint)
 returns void
 language plpgsql set enable_seqscan = off as $$

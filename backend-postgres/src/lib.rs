@@ -110,7 +110,8 @@
 //! - A busy claim writes nothing. A waiter's mark is one lazy update, when less than half of the
 //!   last mark is left.
 //! - A release is one lazy update (`synchronous_commit=off`): if the server crashes within the next
-//!   moment, the lease ends with its TTL instead. The release of a lease without a TTL is durable.
+//!   moment, the lease ends with its TTL instead. The release of a lease without a TTL, or of one that was kept, is
+//!   durable, and so are a release that keeps the name and one that revokes the lease.
 //!   Only where somebody's mark is alive it sends a notification.
 //! - Rows stay, and are updated in place (heap-only), until
 //!   [`clean_up`](database_locks_core::LockBackend::clean_up).

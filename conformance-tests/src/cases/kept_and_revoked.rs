@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use database_locks_core::{
-    Attempt, How, LeaseId, Locks, LossReason, Owner, Release, Released, Result, Share, Standing,
-    Ttl, Verdict,
+    Attempt, Claim, How, LeaseId, Locks, LossReason, Owner, Release, Released, Result, Share,
+    Standing, Ttl, Verdict,
 };
 
 use crate::context::{
@@ -29,12 +29,8 @@ pub(crate) async fn revoked_lease_is_its_holders_no_more_and_holds_others_back(
 
 async fn has_ended_and_is_in_the_way(context: &Context, how: How, standing: Standing) -> Outcome {
     let (here, there) = (context.client().await?, context.client().await?);
-    let (alone, one) = (context.name("alone"), context.name("one"));
-    let mut kinds = vec![(claim(&alone), claim(&alone))];
-    if here.capabilities().shares {
-        kinds.push((permits(&one, 2, 3), permits(&one, 2, 3)));
-    }
-    for (asked, other) in kinds {
+    for asked in kinds(&here, context) {
+        let other = claim(&asked.name).with_share(asked.share);
         let lease = take(&here, &asked).await?;
         // Asked again, as if the answer had been lost.
         for _ in 0..2 {
@@ -74,11 +70,7 @@ async fn has_ended_and_is_in_the_way(context: &Context, how: How, standing: Stan
 pub(crate) async fn kept_lease_frees_its_name_at_its_age(context: Context) -> Outcome {
     let client = context.client().await?;
     let age = brief_ttl(&client);
-    let mut kinds = vec![claim(&context.name("alone"))];
-    if client.capabilities().shares {
-        kinds.push(permits(&context.name("one"), 2, 3));
-    }
-    for asked in kinds {
+    for asked in kinds(&client, &context) {
         let other = claim(&asked.name).with_share(asked.share);
         let since = Since::now();
         let lease = take(&client, &asked).await?;
@@ -98,9 +90,9 @@ pub(crate) async fn kept_lease_frees_its_name_at_its_age(context: Context) -> Ou
 pub(crate) async fn kept_lease_outlives_its_ttl(context: Context) -> Outcome {
     let client = context.client().await?;
     let brief = brief_ttl(&client);
-    let mut kinds = vec![(claim(&context.name("alone")), None)];
+    let mut kinds: Vec<_> =
+        kinds(&client, &context).into_iter().map(|asked| (asked, None)).collect();
     if client.capabilities().shares {
-        kinds.push((permits(&context.name("one"), 2, 3), None));
         let beside = permits(&context.name("beside"), 1, 3);
         kinds.push((permits(&beside.name, 2, 3), Some(beside.with_ttl(ttl(brief)))));
     }
@@ -123,11 +115,7 @@ pub(crate) async fn kept_lease_outlives_its_ttl(context: Context) -> Outcome {
 
 pub(crate) async fn age_is_counted_from_the_grant(context: Context) -> Outcome {
     let client = context.client().await?;
-    let mut kinds = vec![claim(&context.name("alone"))];
-    if client.capabilities().shares {
-        kinds.push(permits(&context.name("one"), 2, 3));
-    }
-    for asked in kinds {
+    for asked in kinds(&client, &context) {
         let age = brief_ttl(&client);
         let lease = take(&client, &asked).await?;
         context.outlive(age).await?;
@@ -142,11 +130,7 @@ pub(crate) async fn age_is_counted_from_the_grant(context: Context) -> Outcome {
 
 pub(crate) async fn lease_that_is_old_enough_is_not_kept(context: Context) -> Outcome {
     let client = context.client().await?;
-    let mut kinds = vec![claim(&context.name("alone"))];
-    if client.capabilities().shares {
-        kinds.push(permits(&context.name("one"), 2, 3));
-    }
-    for asked in kinds {
+    for asked in kinds(&client, &context) {
         for until_age in [Duration::ZERO, brief_ttl(&client)] {
             let lease = take(&client, &asked.clone().with_attempt(Attempt::new())).await?;
             context.outlive(until_age).await?;
@@ -160,11 +144,7 @@ pub(crate) async fn lease_that_is_old_enough_is_not_kept(context: Context) -> Ou
 
 pub(crate) async fn revoked_lease_frees_its_name_at_its_expiry(context: Context) -> Outcome {
     let client = context.client().await?;
-    let mut kinds = vec![claim(&context.name("alone"))];
-    if client.capabilities().shares {
-        kinds.push(permits(&context.name("one"), 2, 3));
-    }
-    for asked in kinds {
+    for asked in kinds(&client, &context) {
         let since = Since::now();
         let lease = take(&client, &asked.clone().with_ttl(ttl(brief_ttl(&client)))).await?;
         let revoked = end(&client, &lease, How::Revoke).await?;
@@ -271,6 +251,15 @@ pub(crate) async fn unheard_grant_that_is_revoked_is_given_back(context: Context
         }
     }
     Ok(())
+}
+
+/// Claims to all of a lock and, where there are shares, to so much of one that no other such claim fits beside.
+fn kinds(client: &Client, context: &Context) -> Vec<Claim> {
+    let mut kinds = vec![claim(&context.name("alone"))];
+    if client.capabilities().shares {
+        kinds.push(permits(&context.name("one"), 2, 3));
+    }
+    kinds
 }
 
 async fn end(client: &Client, lease: &LeaseId, how: How) -> Result<Released> {
