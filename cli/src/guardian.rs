@@ -23,10 +23,14 @@ use rustix::time::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
 
 use crate::child::THIS_PROGRAM;
 use crate::exit;
 use crate::group::Group;
+
+/// How long a guardian may take to hear something.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `dblock`'s side of a guardian.
 pub(crate) struct Guardian {
@@ -53,8 +57,16 @@ impl Guardian {
 
     /// Tells it the new deadline.
     pub(crate) async fn extend(&mut self, kill_at: Option<Duration>) {
-        // A guardian that does not listen is dead, which `gone` reports.
-        let _ = tell(&mut self.news, Message::Until(kill_at)).await;
+        let told = tell(&mut self.news, Message::Until(kill_at));
+        // One that does not listen is dead, which `gone` reports. One whose pipe is full was stopped, and is of no use.
+        if timeout(PATIENCE, told).await.is_err() {
+            let _ = self.process.start_kill();
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> Option<Pid> {
+        self.process.id().map(|id| Pid::from_raw(id.cast_signed()))
     }
 
     /// Completes when the guardian is no more. Cancel safe.
@@ -64,9 +76,11 @@ impl Guardian {
 
     /// Sends it home: the group is gone, and its number may be reused as soon as this is said.
     pub(crate) async fn farewell(mut self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let _ = tell(&mut self.news, Message::Farewell).await;
-        let _ = tokio::time::timeout(PATIENCE, self.gone()).await;
+        let _ = timeout(PATIENCE, tell(&mut self.news, Message::Farewell)).await;
+        if timeout(PATIENCE, self.gone()).await.is_err() {
+            // It was stopped, and might kill whoever gets the group's number once it goes on.
+            let _ = self.process.start_kill();
+        }
     }
 }
 
@@ -236,6 +250,23 @@ mod tests {
         ] {
             assert_eq!(message.to_string().trim_end().parse(), Ok(message));
         }
+    }
+
+    #[tokio::test]
+    async fn a_guardian_that_was_stopped_holds_nobody_up() {
+        let mut process = Command::new("sleep").arg("600").stdin(Stdio::piped()).spawn().unwrap();
+        let news = process.stdin.take().unwrap();
+        let mut guardian = Guardian { process, news };
+        let gone = async {
+            // Until the pipe is full.
+            for i in 0..u64::MAX {
+                guardian.extend(Some(Duration::from_secs(i))).await;
+                if guardian.process.try_wait().unwrap().is_some() {
+                    return;
+                }
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.expect("it is ended, and can be replaced");
     }
 
     #[test]

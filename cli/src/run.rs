@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use crate::args::Run;
 use crate::child::{self, Ended, Running, State};
 use crate::exit::{self, Failure, block_on, say};
+use crate::group::reap_orphans;
 use crate::guardian::Guardian;
 use crate::settings;
 use crate::signals::{Signals, asks_to_end};
@@ -125,7 +126,10 @@ async fn obtain(
                     waiting.update(news);
                 }
             }
-            _ = refresh.tick() => waiting.show(),
+            _ = refresh.tick() => {
+                reap_orphans(&[]);
+                waiting.show();
+            }
         }
     };
     waiting.clear();
@@ -269,7 +273,7 @@ impl Holding {
 
     async fn see_through(mut self) -> Result<Outcome, Failure> {
         const FOR_WHAT_IS_LEFT: Duration = Duration::from_secs(5);
-        let watched = self.watch().await;
+        let mut watched = self.watch().await;
         let now = time_since_boot();
         let group = self.running.group();
         let kill_at = match &watched {
@@ -282,12 +286,58 @@ impl Holding {
             Err(_) => now,
         };
         if !group.end(kill_at).await {
-            say("a process of the command is stuck in the kernel and cannot be ended");
+            let is_held = matches!(watched, Ok(Outcome::Ended(_)));
+            if let Some(reason) = self.outlast(is_held).await {
+                watched = Ok(Outcome::Lost(reason));
+            }
         }
         self.take_the_terminal_back();
         self.guardian.farewell().await;
         self.running.reap();
         watched.map_err(|error| Failure::system("cannot watch the command", error))
+    }
+
+    /// Waits for what is left of the command and cannot be ended, if that is of use: as long as the lock is held, and until
+    /// somebody asks to end once more. Answers with the loss of the lock, if that came first.
+    async fn outlast(&mut self, is_held: bool) -> Option<LossReason> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        let group = self.running.group();
+        let left = group.names();
+        if !is_held {
+            say(&format!("{left} of the command cannot be ended, and goes on without the lock"));
+            return None;
+        }
+        say(&format!(
+            "{left} of the command cannot be ended, as it is another user's or stuck in the kernel: \
+             the lock stays held until it is gone, or this program is told to end once more"
+        ));
+        let mut tick = interval(LOOK_AGAIN);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                reason = self.lease.lost() => {
+                    say(&format!("{} of the command still runs, without the lock", group.names()));
+                    return Some(reason);
+                }
+                signal = self.signals.next() => {
+                    group.signal(signal);
+                    if asks_to_end(signal) {
+                        say(&format!("{} of the command is left behind", group.names()));
+                        return None;
+                    }
+                }
+                _ = tick.tick() => {
+                    self.reap_orphans();
+                    if !group.is_alive() {
+                        return None;
+                    }
+                    if self.deadline.follow(&self.lease) {
+                        self.guardian.extend(self.deadline.kill_at).await;
+                    }
+                }
+            }
+        }
     }
 
     /// Serves the command until it, or its lease, has ended.
@@ -297,7 +347,7 @@ impl Holding {
         loop {
             tokio::select! {
                 biased;
-                _ = self.child_changes.recv() => match self.running.state()? {
+                _ = self.child_changes.recv() => match self.changed()? {
                     State::Ended(ended) => return Ok(match self.lease.check() {
                         Ok(()) => Outcome::Ended(ended),
                         // Then nobody knows whether it ended in time.
@@ -322,6 +372,16 @@ impl Holding {
         }
     }
 
+    /// What has become of the command, now that the state of some child has changed.
+    fn changed(&self) -> std::io::Result<State> {
+        self.reap_orphans();
+        self.running.state()
+    }
+
+    fn reap_orphans(&self) {
+        reap_orphans(&[Some(self.running.group().id()), self.guardian.id()]);
+    }
+
     async fn replace_guardian(&mut self) -> std::io::Result<()> {
         const PATIENCE: Duration = Duration::from_secs(5);
         if self.lease.check().is_err() {
@@ -329,8 +389,21 @@ impl Holding {
             return Ok(());
         }
         tracing::warn!("the guardian of the command died: starting another one");
-        let started = Guardian::start(self.running.group(), self.deadline.kill_at);
-        self.guardian = timeout_at(Instant::now() + PATIENCE, started).await??;
+        let group = self.running.group();
+        let lease = self.lease.clone();
+        let mut started = pin!(Guardian::start(group, self.deadline.kill_at));
+        let give_up_at = Instant::now() + PATIENCE;
+        tokio::select! {
+            started = timeout_at(give_up_at, &mut started) => self.guardian = started??,
+            // Then the command is to end now, and what may guard it by now must hear of the end of that.
+            _ = lease.lost() => {
+                group.signal(Signal::SIGTERM);
+                group.signal(Signal::SIGCONT);
+                if let Ok(Ok(guardian)) = timeout_at(give_up_at, started).await {
+                    self.guardian = guardian;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -400,3 +400,69 @@ fn migrate_prints_or_creates_the_tables() {
     assert_eq!(place.code(&["migrate"]), 0);
     assert!(place.path("locks.db").exists());
 }
+
+/// What becomes another user cannot be killed, and must not be left behind without the lock.
+#[test]
+fn a_command_that_becomes_another_user_keeps_the_lock() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root can make a program that changes its user");
+        return;
+    }
+    let place = Place::new();
+    let mode = |path: PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(place.path("."), 0o777);
+    fs::copy(DBLOCK, place.path("dblock")).unwrap();
+    fs::copy("/usr/bin/setpriv", place.path("become-root")).unwrap();
+    mode(place.path("become-root"), 0o4755);
+    let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut probe = command("setpriv");
+    place.at(&mut probe).args(as_nobody).args([
+        "./become-root",
+        "--reuid=0",
+        "./dblock",
+        "--version",
+    ]);
+    let probe = probe.output().unwrap();
+    assert!(
+        probe.status.success(),
+        "a program cannot change its user here, so that this cannot be tested: let TMPDIR name a folder that others may \
+         enter, of a file system that is mounted without nosuid and noexec: {}",
+        String::from_utf8_lossy(&probe.stderr)
+    );
+    let mut nobody = command("setpriv");
+    place.at(&mut nobody).args(as_nobody).args(["./dblock", "run", "n", "--", "sh", "-c"]).arg(
+        "./become-root --reuid=0 --clear-groups sh -c 'echo $$ > other; exec sleep 600' & \
+         while [ ! -s other ]; do sleep 0.01; done",
+    );
+    let told = fs::File::create(place.path("told")).unwrap();
+    let mut dblock = nobody.stderr(told).spawn().unwrap();
+    let other = place.pid("other");
+    // Five seconds to end by itself, and five after SIGKILL.
+    await_that("it is named", || read(&place.path("told")).contains(&format!("{other} (sleep)")));
+    assert!(runs(other));
+    assert_eq!(dblock.try_wait().unwrap(), None, "{}", read(&place.path("told")));
+    assert_ne!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0, "it is still held");
+    kill(other, Signal::SIGKILL).unwrap();
+    assert_eq!(dblock.wait().unwrap().code(), Some(0));
+    assert_eq!(place.code(&["run", "--no-wait", "n", "--", "true"]), 0);
+}
+
+#[test]
+fn as_the_first_process_of_a_container_it_waits_for_orphans() {
+    let place = Place::new();
+    let mut container = command("unshare");
+    place.at(&mut container).args(["--pid", "--fork", "--mount-proc"]);
+    if !rustix::process::geteuid().is_root() {
+        container.arg("--map-root-user");
+    }
+    container.args([DBLOCK, "run", "n", "--", "sh", "-c"]).arg(
+        "(sleep 0.1 &); sleep 1; cat /proc/[0-9]*/stat | grep -c ') Z ' > zombies; echo $$ > ended",
+    );
+    let output = container.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(read(&place.path("zombies")).trim(), "0");
+    assert_ne!(read(&place.path("ended")), "");
+}
