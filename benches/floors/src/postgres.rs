@@ -10,8 +10,9 @@ use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::{POLL, TTL};
 
-/// The tables of this file. Each statement may be repeated.
+/// The tables of this file. It may be repeated, by several processes at once, of which Postgres would refuse some.
 const SCHEMA: &str = "
+select pg_advisory_xact_lock(7);
 create table if not exists bench_row (name text collate \"C\" primary key, n bigint not null default 0)
   with (fillfactor = 70);
 create table if not exists bench_lock (
