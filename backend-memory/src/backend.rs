@@ -59,7 +59,7 @@ impl Default for MemoryBackend {
 #[async_trait]
 impl LockBackend for MemoryBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("memory")
+        Capabilities::new("memory").with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {

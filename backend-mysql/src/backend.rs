@@ -406,6 +406,7 @@ impl LockBackend for MysqlBackend {
         Capabilities::new(crate::NAME)
             .with_max_in_flight(self.config.connections())
             .with_batch_from(BATCH_FROM)
+            .with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {

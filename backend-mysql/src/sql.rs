@@ -118,6 +118,7 @@ pub(crate) struct Tables {
     lock: String,
     share: String,
     claim: String,
+    hand_over: String,
     release: String,
 }
 
@@ -125,24 +126,32 @@ impl Tables {
     pub(crate) fn new(config: &MysqlConfig) -> Self {
         let (lock, share) = (config.lock_table(), config.share_table());
         let until = format!("COALESCE({NOW} + INTERVAL ? MICROSECOND, {})", never());
-        let claim = format!(
+        let grant = format!(
             "UPDATE {lock} SET token = LAST_INSERT_ID(GREATEST(token + 1, {})), \
              version = version + 1, locked_by = ?, explicit_owner = ?, attempt = UNHEX(?), \
              capacity = {}, acquired_at = {NOW}, touched_at = {NOW}, expires_at = {until}, \
-             lease_expires_at = {until}, waiting_weight = 0, standing = {}, data = ? \
-             WHERE name = ? AND {LEFT_BY_ONE} \
-             AND (expires_at IS NULL OR expires_at <= {NOW} - INTERVAL ? MICROSECOND) \
-             AND NOT attempt <=> UNHEX(?)",
+             lease_expires_at = {until}, waiting_weight = 0, standing = {}, data = ? WHERE name = ?",
             micros(NOW),
             Share::FULL,
             Standing::Held.code(),
+        );
+        let claim = format!(
+            "{grant} AND {LEFT_BY_ONE} \
+             AND (expires_at IS NULL OR expires_at <= {NOW} - INTERVAL ? MICROSECOND) \
+             AND NOT attempt <=> UNHEX(?)",
+        );
+        let hand_over = format!(
+            "{grant} AND {} AND standing = {} AND capacity = {}",
+            alive(["UNHEX(?)", "?", "?", "?"]),
+            Standing::Held.code(),
+            Share::FULL,
         );
         let release = format!(
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = NULL, \
              lease_expires_at = NULL WHERE name = ? AND {}",
             alive(["UNHEX(?)", "?", "?", "?"]),
         );
-        Self { lock, share, claim, release }
+        Self { lock, share, claim, hand_over, release }
     }
 
     /// Makes rows for `names`, where there are none.
@@ -227,8 +236,8 @@ impl Tables {
         )
     }
 
-    /// What grants a claim to all of a lock that nobody holds, as far as its row alone tells, with the
-    /// token as the last inserted id; and what it is executed with.
+    /// What grants a claim to all of a lock that nobody holds, or that is held by the lease whose place the claim takes, as far
+    /// as its row alone tells, with the token as the last inserted id; and what it is executed with.
     ///
     /// It waits for a row that somebody has locked, for as long as the session lets it. What it decides is right
     /// as of when it began: what had expired then has expired.
@@ -242,8 +251,27 @@ impl Tables {
         let (owner, is_explicit) = (claim.owner.label(), claim.owner.is_explicit());
         let data = claim.data.as_ref().map(|data| data.as_str().as_bytes());
         let name = claim.name.as_str();
-        let params = (owner, is_explicit, &attempt, ttl, ttl, data, name, grace, &attempt);
-        (&self.claim, params.into())
+        let Some(lease) = &claim.replaces else {
+            let params = (owner, is_explicit, &attempt, ttl, ttl, data, name, grace, &attempt);
+            return (&self.claim, params.into());
+        };
+        let was = hexadecimal(lease.attempt);
+        let (was_owner, was_explicit) = (lease.owner.label(), lease.owner.is_explicit());
+        let token = lease.token.get();
+        let params = (
+            owner,
+            is_explicit,
+            &attempt,
+            ttl,
+            ttl,
+            data,
+            name,
+            &was,
+            token,
+            was_owner,
+            was_explicit,
+        );
+        (&self.hand_over, params.into())
     }
 
     /// What ends a lease that holds all of its lock and is alive; and what it is executed with. It waits as

@@ -168,7 +168,7 @@ impl State {
         let write = if self.is_decided() {
             Write::Row(Box::new(self.row_write()))
         } else {
-            Write::Mark(self.ledger.mark.filter(|_| self.is_mark_due(now))?)
+            Write::Mark(self.ledger.mark.filter(|_| self.ledger.mark != self.before.mark)?)
         };
         let RowRead { id, version, expires_at } = row;
         let before = self.ledger.holds_until(&self.before, now);
@@ -189,16 +189,6 @@ impl State {
     /// Whether more than a mark was decided.
     pub(crate) fn is_decided(&self) -> bool {
         self.ledger.entries != self.before.entries || self.ledger.token != self.before.token
-    }
-
-    /// A mark as heavy as the one that is there is written only when half of that one is over.
-    fn is_mark_due(&self, now: Duration) -> bool {
-        let left = |mark: Mark| mark.until.saturating_sub(now);
-        match (self.before.mark, self.ledger.mark) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(old), Some(new)) => old.weight != new.weight || left(old) < left(new) / 2,
-        }
     }
 
     fn row_write(&self) -> RowWrite<'_> {

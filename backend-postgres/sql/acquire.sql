@@ -2,7 +2,9 @@
 -- again, write.
 create or replace function {acquire}(
   names text[], attempts uuid[], owners text[], explicits boolean[], weights integer[],
-  capacities integer[], ttls bigint[], graces bigint[], marks bigint[], datas text[], patient boolean)
+  capacities integer[], ttls bigint[], graces bigint[], marks bigint[], datas text[],
+  replaced_attempts uuid[], replaced_tokens bigint[], replaced_owners text[], replaced_explicits boolean[],
+  patient boolean)
 returns table (
   item bigint, verdict text, granted_token bigint, other_capacity integer,
   holder text, holder_explicit boolean, holder_token bigint, held_for bigint, remaining bigint,
@@ -41,12 +43,58 @@ declare
   ended bigint;             -- how many count as dead
   durable boolean := false;
   ignored text;
+  is_granted boolean[];     -- what was granted at once
+  granted_items bigint[];
+  granted_tokens bigint[];
 begin
   -- A plan is made while the table is small, and kept while it grows.
   ignored := set_config('enable_seqscan', 'off', true);
   -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
   ignored := set_config('lock_timeout', '50ms', true);
+
+  -- Many claims of whole locks that nobody holds: as one statement. All others are judged below.
+  if cardinality(names) > 2 and weights = capacities and cardinality(array_remove(replaced_attempts, null)) = 0
+     and cardinality(names) = (select count(distinct u.name) from unnest(names) as u(name)) then
+    with asked as (
+      select * from unnest(names, attempts, owners, explicits, capacities, ttls, graces, datas) with ordinality
+        as u(name, attempt, owner, explicit, capacity, ttl, grace, data, item)
+    ), free as (
+      select l.id, a.*
+      from asked a join {lock} l on l.name = a.name
+      where l.lease_expires_at is not distinct from l.expires_at
+        and l.attempt <> a.attempt
+        and (l.expires_at is null or l.expires_at <= clock_timestamp() - a.grace * interval '1 microsecond')
+        and (l.waiting_until > clock_timestamp() and l.waiting_weight > a.capacity) is not true
+      order by a.item
+      for update of l skip locked
+    ), granted as (
+      update {lock} l
+      set locked_by = f.owner, attempt = f.attempt, explicit_owner = f.explicit, capacity = f.capacity,
+          token = greatest(l.token + 1, (extract(epoch from n.at) * 1000000)::bigint),
+          acquired_at = n.at, touched_at = n.at, expires_at = n.until, lease_expires_at = n.until,
+          waiting_weight = case when l.waiting_weight > f.capacity then l.waiting_weight else 0 end,
+          standing = {held}, data = f.data
+      from free f,
+           lateral (select c.at, case when f.ttl is null then {never}
+                                      else c.at + f.ttl * interval '1 microsecond' end as until
+                    from (select case when f.id is not null then clock_timestamp() end as at) c) n
+      where l.id = f.id
+      returning f.item, l.token
+    )
+    select array_agg(g.item), array_agg(g.token) into granted_items, granted_tokens from granted g;
+    is_granted := array_fill(false, array[cardinality(names)]);
+    verdict := 'granted';
+    for i in 1 .. coalesce(cardinality(granted_items), 0) loop
+      item := granted_items[i];
+      granted_token := granted_tokens[i];
+      is_granted[item] := true;
+      durable := true;
+      return next;
+    end loop;
+  end if;
+
   for i in 1 .. cardinality(names) loop
+    continue when is_granted[i];
     item := i;
     c_name := names[i];
     c_attempt := attempts[i];
@@ -130,6 +178,14 @@ begin
                or own.standing = {kept} then 'ended'
           when own.standing = {revoked} then 'revoked'
           else 'replay' end;
+      elsif replaced_attempts[i] is not null then
+        -- It takes the place of a lease that is given back to it, or none.
+        verdict := case
+          when is_exclusive and not is_foreign and r.attempt = replaced_attempts[i]
+               and r.token = replaced_tokens[i] and r.locked_by = replaced_owners[i]
+               and r.explicit_owner = replaced_explicits[i] and r.capacity = c_capacity
+               and r.expires_at > at and r.standing = {held} then 'grant'
+          else 'contended' end;
       else
         taken := 0;
         supersedes := false;
@@ -170,7 +226,7 @@ begin
       end if;
 
       exit when is_locked
-        or verdict in ('mismatch', 'standback')
+        or verdict in ('mismatch', 'standback', 'contended')
         or verdict = 'busy' and (c_mark is null
              or r.waiting_until > at and r.waiting_weight > c_weight
              or r.waiting_until >= at + c_mark * interval '1 microsecond' / 2
@@ -222,7 +278,10 @@ begin
         retry_after := (extract(epoch from e.first_expires_at - at) * 1000000)::bigint + graces[i];
       end if;
       if is_locked and c_mark is not null
-         and (r.waiting_until is null or r.waiting_until <= at or r.waiting_weight <= c_weight) then
+         and (r.waiting_until > at
+              and (r.waiting_weight > c_weight
+                   or r.waiting_weight = c_weight
+                      and r.waiting_until >= at + c_mark * interval '1 microsecond' / 2)) is not true then
         r.waiting_until := at + c_mark * interval '1 microsecond';
         r.waiting_weight := c_weight;
         is_changed := true;

@@ -155,6 +155,13 @@ impl PostgresBackend {
         let graces = column(&asked, |c| micros(c.grace));
         let marks = column(&asked, |c| c.mark.map(micros));
         let datas = column(&asked, |c| c.data.as_ref().map(Data::as_str));
+        let replaced = column(&asked, |c| c.replaces.as_ref().map(|lease| lease.attempt.as_uuid()));
+        let replaced_owners =
+            column(&asked, |c| c.replaces.as_ref().map(|lease| lease.owner.label()));
+        let replaced_explicit =
+            column(&asked, |c| c.replaces.as_ref().map(|lease| lease.owner.is_explicit()));
+        let replaced_tokens =
+            column(&asked, |c| c.replaces.as_ref().map(|lease| int8(lease.token)));
         let parameters: &[Parameter<'_>] = &[
             (&names, Type::TEXT_ARRAY),
             (&attempts, Type::UUID_ARRAY),
@@ -166,6 +173,10 @@ impl PostgresBackend {
             (&graces, Type::INT8_ARRAY),
             (&marks, Type::INT8_ARRAY),
             (&datas, Type::TEXT_ARRAY),
+            (&replaced, Type::UUID_ARRAY),
+            (&replaced_tokens, Type::INT8_ARRAY),
+            (&replaced_owners, Type::TEXT_ARRAY),
+            (&replaced_explicit, Type::BOOL_ARRAY),
             (&patient, Type::BOOL),
         ];
         let connection = self.connections.shared().await?;
@@ -200,7 +211,7 @@ impl PostgresBackend {
         let asked = column(&order, |&i| changes[i]);
         let names = column(&asked, |c| c.lease.name.as_str());
         let attempts = column(&asked, |c| c.lease.attempt.as_uuid());
-        let tokens = column(&asked, |c| i64::try_from(c.lease.token.get()).unwrap_or(i64::MAX));
+        let tokens = column(&asked, |c| int8(c.lease.token));
         let owners = column(&asked, |c| c.lease.owner.label());
         let explicit = column(&asked, |c| c.lease.owner.is_explicit());
         let weights = column(&asked, |c| int(c.lease.share.weight()));
@@ -302,7 +313,9 @@ impl PostgresBackend {
 #[async_trait]
 impl LockBackend for PostgresBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(crate::NAME).with_max_in_flight(self.config.connections())
+        Capabilities::new(crate::NAME)
+            .with_max_in_flight(self.config.connections())
+            .with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
@@ -392,6 +405,10 @@ impl LockBackend for PostgresBackend {
 
 fn column<'a, T, V>(items: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
     items.iter().map(value).collect()
+}
+
+fn int8(token: Token) -> i64 {
+    i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
 /// Weights and capacities are at most [`Share::FULL`], which fits.

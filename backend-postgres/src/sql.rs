@@ -127,11 +127,12 @@ select (select count(*) from pg_attribute
 pub(crate) struct Statements {
     /// Decides claims: `$1` names, `$2` attempts, `$3` owners, `$4` whether explicit, `$5`
     /// weights, `$6` capacities, `$7` TTLs, `$8` graces, `$9` marks, these three in µs, `$10` data, `$11`
-    /// whether to wait a moment for rows that are locked.
+    /// to `$14` attempts, tokens, owners and whether these are explicit of the leases whose places are taken, `$15` whether to
+    /// wait a moment for rows that are locked.
     pub(crate) acquire: String,
     /// Extends or ends leases: `$1` names, `$2` attempts, `$3` tokens, `$4` owners, `$5` whether
     /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
-    /// hints, `$11` as of `acquire`.
+    /// hints, `$11` as the last of `acquire`.
     pub(crate) change: String,
     /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit, `$5` what comes after
     /// all that starts with the prefix.
@@ -174,7 +175,9 @@ impl Statements {
             include_str!("../sql/fence.sql"),
         ];
         Self {
-            acquire: named("select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"),
+            acquire: named(
+                "select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+            ),
             change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"),
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),

@@ -43,7 +43,8 @@ async fn programs_of_two_versions_exclude_each_other() {
             "acquire" => {
                 "select verdict from database_locks_lock_acquire_0(array[$1], array[$2]::text[]::uuid[],
                    array['old'], array[false], array[2147483647], array[2147483647],
-                   array[60000000], array[0], array[null]::bigint[], array[null]::text[], false)
+                   array[60000000], array[0], array[null]::bigint[], array[null]::text[],
+                   array[null]::uuid[], array[null]::bigint[], array[null]::text[], array[null]::boolean[], false)
                  where $3::bigint = 0"
             }
             _ => {

@@ -229,7 +229,7 @@ impl SqliteBackend {
 #[async_trait]
 impl LockBackend for SqliteBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(BACKEND).with_max_batch(256).with_max_in_flight(1)
+        Capabilities::new(BACKEND).with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {

@@ -3,6 +3,7 @@
 pub(crate) mod connections;
 pub(crate) mod exclusive;
 pub(crate) mod fencing;
+pub(crate) mod hand_over;
 pub(crate) mod inspection;
 pub(crate) mod kept_and_revoked;
 pub(crate) mod lease;

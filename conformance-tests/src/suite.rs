@@ -116,6 +116,15 @@ macro_rules! __for_all_cases {
                 revoked_holder_stops_and_makes_way,
                 unheard_grant_that_is_revoked_is_given_back,
             }
+            hand_over {
+                claim_takes_the_place_of_a_lease_that_is_given_back,
+                hand_over_is_replayed_with_the_same_token,
+                nothing_takes_the_place_of_a_lease_that_is_not_its_holders,
+                share_is_not_handed_over,
+                several_hand_overs_in_a_batch_are_each_decided,
+                tasks_of_one_process_hand_over_without_an_overlap,
+                lost_answer_to_a_hand_over_loses_neither_lease_nor_waiter,
+            }
             loss {
                 taken_lease_raises_the_signal,
                 forced_lease_raises_the_signal,

@@ -72,6 +72,9 @@ enum Fault {
     RenewsTheRevoked,
     OwnerSupersedesTheKept,
     ForgetsData,
+    HandsOverBesides,
+    HandsOverWhatHasEnded,
+    HandsOverShares,
 }
 
 /// A fault, and the case that it must fail.
@@ -174,6 +177,14 @@ const TEETH: &[(Fault, &str)] = &[
         "kept_and_revoked::explicit_owner_supersedes_no_kept_or_revoked_lease",
     ),
     (Fault::NeverExpires, "kept_and_revoked::revoked_lease_frees_its_name_at_its_expiry"),
+    (Fault::HandsOverBesides, "hand_over::claim_takes_the_place_of_a_lease_that_is_given_back"),
+    (
+        Fault::HandsOverWhatHasEnded,
+        "hand_over::nothing_takes_the_place_of_a_lease_that_is_not_its_holders",
+    ),
+    (Fault::HandsOverWhatHasEnded, "hand_over::several_hand_overs_in_a_batch_are_each_decided"),
+    (Fault::HandsOverShares, "hand_over::share_is_not_handed_over"),
+    (Fault::ReplayIsGrantedTwice, "hand_over::hand_over_is_replayed_with_the_same_token"),
     (Fault::ForgetsData, "inspection::data_is_shown_to_whoever_lists_or_waits"),
 ];
 
@@ -243,7 +254,7 @@ impl Harness for Sabotaged {
 #[async_trait]
 impl LockBackend for Sabotaged {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("sabotaged")
+        Capabilities::new("sabotaged").with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
@@ -400,6 +411,9 @@ impl Sabotaged {
                     entry.token = *token;
                     ledger.token = wrong.min(ledger.token);
                 }
+                if self.fault == Fault::HandsOverBesides && claim.replaces.is_some() {
+                    ledger.entries.extend(before.entries);
+                }
                 if self.fault == Fault::InfiniteExpires
                     && let Some(entry) = ledger.entries.last_mut()
                     && entry.until == Until::Forever
@@ -458,6 +472,15 @@ impl Sabotaged {
             Fault::MarksLastForEver => claim.mark = claim.mark.map(|_| Duration::MAX),
             Fault::IgnoresGrace => claim.grace = Duration::ZERO,
             Fault::ForgetsData => claim.data = None,
+            Fault::HandsOverWhatHasEnded if claim.replaces.take().is_some() => {
+                ledger.entries.clear();
+            }
+            Fault::HandsOverShares
+                if claim.replaces.as_ref().is_some_and(|l| !l.share.is_exclusive()) =>
+            {
+                claim.replaces = None;
+                ledger.entries.clear();
+            }
             Fault::OwnerSupersedesTheKept => {
                 for entry in &mut ledger.entries {
                     entry.standing = Standing::Held;

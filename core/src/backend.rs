@@ -125,6 +125,8 @@ pub struct Capabilities {
     pub batch_from: usize,
     /// The most batches of claims, and of releases, that it can usefully work on at once.
     pub max_in_flight: usize,
+    /// Whether a claim can [take the place](Claim::replaces) of a lease.
+    pub hands_over: bool,
 }
 
 impl Capabilities {
@@ -138,6 +140,7 @@ impl Capabilities {
             max_batch: 256,
             batch_from: 2,
             max_in_flight: 1,
+            hands_over: false,
         }
     }
 
@@ -175,6 +178,13 @@ impl Capabilities {
         self.max_in_flight = if max_in_flight == 0 { 1 } else { max_in_flight };
         self
     }
+
+    /// Says whether a claim can take the place of a lease.
+    #[must_use]
+    pub const fn with_hand_over(mut self, hands_over: bool) -> Self {
+        self.hands_over = hands_over;
+        self
+    }
 }
 
 /// A request for a lease.
@@ -199,6 +209,11 @@ pub struct Claim {
     pub mark: Option<Duration>,
     /// What the holder tells of itself for as long as the lease lives.
     pub data: Option<Data>,
+    /// A lease of the same name that its holder gives back to this claim: it ends if, and only if, the claim is granted
+    /// instead of it, in one step. Both take all of the lock. Where that lease is not alive, or is not its holder's any
+    /// more, the claim is [`Skipped`](Verdict::Skipped) and nothing is changed, unless its attempt has a lease already.
+    /// Only for backends that [say](Capabilities::hands_over) that they can.
+    pub replaces: Option<LeaseId>,
 }
 
 impl Claim {
@@ -214,6 +229,7 @@ impl Claim {
             grace: Duration::ZERO,
             mark: None,
             data: None,
+            replaces: None,
         }
     }
 
@@ -259,6 +275,12 @@ impl Claim {
         Self { data: data.into(), ..self }
     }
 
+    /// Sets whose place it takes.
+    #[must_use]
+    pub fn with_replaces(self, replaces: impl Into<Option<LeaseId>>) -> Self {
+        Self { replaces: replaces.into(), ..self }
+    }
+
     /// The lease that it is granted under `token`.
     #[must_use]
     pub fn lease(&self, token: Token) -> LeaseId {
@@ -287,7 +309,7 @@ pub enum Verdict {
     /// This attempt holds a lease of this token that was [revoked](How::Revoke). Where its grant was never heard of, the
     /// lease has to be freed.
     Revoked(Token),
-    /// Its row is locked by somebody: ask again, nothing was decided.
+    /// Its row is locked by somebody, or the lease whose place it was to take has ended: ask again, nothing was decided.
     Skipped,
 }
 

@@ -23,6 +23,7 @@ pub fn time_since_boot() -> Duration {
     #[cfg(not(unix))]
     {
         use std::sync::LazyLock;
+        use std::time::Instant;
         #[expect(clippy::disallowed_methods, reason = "the best clock that this system has")]
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         START.elapsed()

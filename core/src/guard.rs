@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::engine::hold::Hold;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::identity::Token;
 use crate::lease::Lease;
 use crate::loss::LossReason;
@@ -76,19 +76,15 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) if the lease was lost before the work was done.
+    /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) if the lease was lost before the work was done. Work under a lease that
+    /// is lost already is not begun.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T> {
-        let (mut lost, mut work) = (pin!(self.lost()), pin!(work));
-        let done = tokio::select! {
-            biased;
-            _ = &mut lost => None,
-            done = &mut work => Some(done),
-        };
         self.check()?;
-        match done {
-            Some(done) => Ok(done),
-            // Lost, and yet checked to be good: it cannot be.
-            None => unreachable!("a lost lease stays lost"),
+        let (mut lost, mut work) = (pin!(self.lost()), pin!(work));
+        tokio::select! {
+            biased;
+            reason = &mut lost => Err(Error::lost(reason).with_lock(self.name())),
+            done = &mut work => self.check().map(|()| done),
         }
     }
 
@@ -96,7 +92,7 @@ impl Guard {
     /// owner, the last one releases.
     ///
     /// While the database is away this takes as long as the lease would have lived, a minute at
-    /// most.
+    /// most. The release is tried for as long as the lease lives, also once this has returned.
     ///
     /// # Cancel safety
     ///
@@ -106,13 +102,16 @@ impl Guard {
     ///
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) if the lease had ended before, so that what was
     /// done under it may have overlapped with another holder's work, and
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the database could not be told
-    /// before the lease ran out.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) if the database could not be told by then.
     pub async fn release(self) -> Result<()> {
         let lease = self.lease();
         match self.0.release() {
-            Some(released) => released.await.unwrap_or_else(|_| lease.check()),
-            None => Ok(()),
+            Some(released) => match released.await {
+                Ok(outcome) => outcome,
+                // The engine has ended.
+                Err(_) => lease.is_not_lost().and_then(|()| Err(Error::lost(LossReason::Shutdown))),
+            },
+            None => lease.is_not_lost(),
         }
     }
 }

@@ -233,7 +233,7 @@ impl<S: KeyValue> KeyValueBackend<S> {
 #[async_trait]
 impl<S: KeyValue> LockBackend for KeyValueBackend<S> {
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        self.0.capabilities().with_hand_over(true)
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {

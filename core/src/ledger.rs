@@ -11,18 +11,21 @@
 //!
 //! 1. whose attempt is known already gets the same token and a fresh TTL while it holds that lease, is
 //!    [`Revoked`](Verdict::Revoked) if it was revoked and lives, and [`Ended`](Verdict::Ended) otherwise;
-//! 2. is a [`CapacityMismatch`](Verdict::CapacityMismatch) if a lease counts that is of another capacity;
-//! 3. is [`Busy`](Verdict::Busy) if the weights that count and its own exceed the capacity. It names the
+//! 2. that is to [take the place](Claim::replaces) of a lease is granted if both are of all of the lock, with one
+//!    capacity, and that lease is its holder's; else it is [`Skipped`](Verdict::Skipped);
+//! 3. is a [`CapacityMismatch`](Verdict::CapacityMismatch) if a lease counts that is of another capacity;
+//! 4. is [`Busy`](Verdict::Busy) if the weights that count and its own exceed the capacity. It names the
 //!    lease that lives longest, and is asked again when the first of them ends;
-//! 4. is busy without a holder if a heavier waiter has left a mark that has not run out;
-//! 5. is granted, with the token `max(last + 1, µs since 1970)`.
+//! 5. is busy without a holder if a heavier waiter has left a mark that has not run out;
+//! 6. is granted, with the token `max(last + 1, µs since 1970)`.
 //!
 //! Leases of the claim's own explicit owner never count: a grant *supersedes* them. A grant also ends
 //! for good what did not count, lest it live again when the clock is set back. A grant of all of the
 //! lock forgets every other lease; a grant of a share remembers those that have ended, so that a late
 //! replay of their attempts is refused, up to [`MOST_REMEMBERED`](Ledger::MOST_REMEMBERED).
 //!
-//! A busy claim with a [`mark`](Claim::mark) leaves it, unless a heavier one is there that has not run out.
+//! A busy claim with a [`mark`](Claim::mark) leaves it, unless a heavier one is there that has not run out, or one as heavy of
+//! which at least half as long is left as the claim's would live.
 //! The grant of a claim of at least that weight takes the weight away and leaves the mark, since others
 //! may still wait: a release asks for a hint as long as any mark has not run out.
 //!
@@ -159,6 +162,16 @@ impl Ledger {
             return Verdict::Granted(entry.token);
         }
 
+        if let Some(lease) = &claim.replaces {
+            let is_whole = share.is_exclusive() && lease.share == share;
+            let is_ours = lease.attempt != Attempt::FOREIGN;
+            let is_held = self.find(lease).is_some_and(|entry| entry.is_held(now));
+            return match is_whole && is_ours && is_held {
+                true => self.grant(claim, now, micros),
+                false => Verdict::Skipped,
+            };
+        }
+
         let in_the_way: Vec<&Entry> = self
             .entries
             .iter()
@@ -176,7 +189,11 @@ impl Ledger {
             self.leave_mark(claim, now);
             return Verdict::Busy(busy);
         }
+        self.grant(claim, now, micros)
+    }
 
+    fn grant(&mut self, claim: &Claim, now: Duration, micros: u64) -> Verdict {
+        let share = claim.share;
         self.token = micros.max(self.token + 1);
         self.touched = now;
         self.make_room(claim, now);
@@ -353,10 +370,17 @@ impl Ledger {
         self.mark.is_some_and(|mark| mark.until > now)
     }
 
+    /// Leaves the claim's mark, unless a heavier one stands, or one as heavy of which more than half is left: whoever waits
+    /// asks often, and is not to write each time.
     fn leave_mark(&mut self, claim: &Claim, now: Duration) {
         let Some(length) = claim.mark else { return };
         let weight = claim.share.weight();
-        if self.mark.is_none_or(|mark| mark.until <= now || mark.weight <= weight) {
+        let stands = self.mark.is_some_and(|mark| {
+            mark.until > now
+                && (mark.weight > weight
+                    || mark.weight == weight && mark.until.saturating_sub(now) >= length / 2)
+        });
+        if !stands {
             self.mark = Some(Mark { until: now.saturating_add(length), weight });
         }
     }

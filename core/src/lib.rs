@@ -14,6 +14,7 @@
 //! - `key_value` makes a backend of any store that can compare and set (feature `key-value`; the feature
 //!   `serde` alone lets a ledger be written and read).
 
+mod callbacks;
 mod disabled;
 mod engine;
 mod guard;
@@ -23,7 +24,6 @@ mod locked;
 mod locks;
 mod rwlock;
 mod semaphore;
-mod status;
 
 pub mod backend;
 pub mod blocking;
@@ -39,6 +39,7 @@ pub mod key_value;
 pub mod ledger;
 pub mod loss;
 pub mod name;
+pub mod observer;
 pub mod owner;
 pub mod process;
 pub mod share;
@@ -51,15 +52,16 @@ pub use backend::{
 };
 pub use data::Data;
 pub use duration::parse_duration;
-pub use engine::pace::Retry;
+pub use engine::backoff::Retry;
 pub use error::{Error, ErrorKind, Result};
 pub use guard::Guard;
 pub use identity::{Attempt, LeaseId, Token};
-pub use lease::Lease;
+pub use lease::{Ended, Lease};
 pub use lock::LockRequest;
 pub use locks::{Locks, LocksBuilder};
 pub use loss::LossReason;
 pub use name::LockName;
+pub use observer::Observer;
 pub use owner::Owner;
 pub use process::{init, locks};
 pub use rwlock::RwLock;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::backend::{Busy, Claim};
 use crate::data::Data;
-use crate::engine::Engine;
-use crate::engine::pace::Retry;
-use crate::engine::request::{OnWait, Request};
+use crate::engine::backoff::Retry;
+use crate::engine::request::Request;
+use crate::engine::{Engine, OnWait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Guard;
 use crate::identity::Attempt;
@@ -175,14 +175,15 @@ impl LockRequest {
         self
     }
 
-    /// Calls `callback` each time that the database says that the lock is busy, while this request
-    /// is the first in its process's queue. It runs on the engine's thread and must not block.
+    /// Calls `callback` each time that the database says that the lock is busy, or cannot tell, while this request
+    /// is the first in its process's queue. It is called by the future that waits, in the caller's task: what it takes
+    /// delays that future alone, and a panic is the caller's.
     pub fn on_wait(mut self, callback: impl FnMut(&Busy) + Send + 'static) -> Self {
         self.on_wait = Some(Box::new(callback));
         self
     }
 
-    /// Calls `callback` once if the lease is lost, on a thread of its own.
+    /// Calls `callback` once if the lease is lost: see [`Lease::on_lost`].
     pub fn on_lost(mut self, callback: impl FnOnce(LossReason) + Send + 'static) -> Self {
         self.on_lost = Some(Box::new(callback));
         self
@@ -205,23 +206,14 @@ impl LockRequest {
         if self.timeout == Some(Duration::ZERO) {
             self.retry = Retry::Never;
         }
-        let timeout = self.timeout;
-        let (engine, request) = self.into_request()?;
-        let name = request.claim.name.clone();
-        match engine.request(request).await? {
-            Some(hold) => Ok(Guard::new(hold)),
-            None => Err(Error::new(
-                ErrorKind::Timeout,
-                match timeout {
-                    Some(timeout) => {
-                        format!("somebody else holds it, and the timeout is {timeout:?}")
-                    }
-                    None => "somebody else holds it, and the request asks only once".to_owned(),
-                },
-            )
-            .with_lock(&name)
-            .with_operation("acquire")),
-        }
+        let (timeout, name) = (self.timeout, self.name.clone()?);
+        self.request().await?.ok_or_else(|| {
+            let why = match timeout {
+                Some(timeout) => format!("somebody else holds it, and the timeout is {timeout:?}"),
+                None => "somebody else holds it, and the request asks only once".to_owned(),
+            };
+            Error::new(ErrorKind::Timeout, why).with_lock(&name).with_operation("acquire")
+        })
     }
 
     /// Asks for the lock once: `None` where somebody else holds it.
@@ -235,8 +227,7 @@ impl LockRequest {
     /// As [`acquire`](Self::acquire), but never [`ErrorKind::Timeout`].
     pub async fn try_acquire(mut self) -> Result<Option<Guard>> {
         self.retry = Retry::Never;
-        let (engine, request) = self.into_request()?;
-        Ok(engine.request(request).await?.map(Guard::new))
+        self.request().await
     }
 
     /// Waits for the lock, does `work` under it, and releases it. If the lease is lost, the work
@@ -269,6 +260,16 @@ impl LockRequest {
             tracing::warn!(%error, "the lock was not released in an orderly way");
         }
         Ok(done)
+    }
+
+    async fn request(mut self) -> Result<Option<Guard>> {
+        let (on_wait, on_lost) = (self.on_wait.take(), self.on_lost.take());
+        let (engine, request) = self.into_request()?;
+        let Some(hold) = engine.request(request, on_wait).await? else { return Ok(None) };
+        if let Some(on_lost) = on_lost {
+            hold.lease().on_lost(on_lost);
+        }
+        Ok(Some(Guard::new(hold)))
     }
 
     fn into_request(self) -> Result<(Arc<Engine>, Request)> {
@@ -311,6 +312,7 @@ impl LockRequest {
                     grace: self.grace,
                     mark: None,
                     data: self.data?,
+                    replaces: None,
                 },
                 terms,
                 retry: self.retry,
@@ -322,8 +324,7 @@ impl LockRequest {
                 } else {
                     self.timeout
                 },
-                on_wait: self.on_wait,
-                on_lost: self.on_lost,
+                on_busy: None,
                 reply: None,
             })
         })();

@@ -1,22 +1,22 @@
 //! The entrance: one backend and one engine, for all locks of a process.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Release, Released};
 use crate::disabled;
-use crate::engine::{Engine, Home};
+use crate::engine::Engine;
+use crate::engine::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::LeaseId;
 use crate::lock::{Defaults, LockRequest, Requests};
 use crate::name::LockName;
+use crate::observer::{Observer, Observers};
 use crate::owner::Owner;
 use crate::rwlock::RwLock;
 use crate::semaphore::Semaphore;
 use crate::share::Share;
-use crate::status::Status;
 use crate::ttl::Ttl;
 
 /// Locks on one backend.
@@ -198,7 +198,7 @@ pub struct LocksBuilder {
     request_timeout: Duration,
     on_current_runtime: bool,
     disabled: bool,
-    status_file: Option<PathBuf>,
+    observers: Vec<Arc<dyn Observer>>,
     forget_idle: Option<Duration>,
 }
 
@@ -212,7 +212,7 @@ impl Default for LocksBuilder {
             request_timeout: Duration::from_secs(5),
             on_current_runtime: false,
             disabled: false,
-            status_file: None,
+            observers: Vec::new(),
             forget_idle: None,
         }
     }
@@ -283,25 +283,9 @@ impl LocksBuilder {
         self
     }
 
-    /// A file that shows, as one digit, what the locks of this process are at: `0` idle, `1` waiting
-    /// for a lock, `2` holding one. For supervisors and load balancers; default none.
-    ///
-    /// It shows the furthest state of all locks of all [`Locks`] of the process that name this file,
-    /// from `0` at the start to `0` at the end; a lease that is lost is not held. Each state replaces
-    /// the file as a whole, so that a reader finds exactly one digit; of states that follow each
-    /// other within some milliseconds only the last may be seen. [`shutdown`](Locks::shutdown) waits
-    /// until the file shows the end, though no longer than 5 s for a file system that hangs.
-    ///
-    /// A reader can rely on the digit while the process lives. One that ends without a shutdown, or
-    /// is killed, leaves its last digit behind until another one starts: look also whether the
-    /// process is there, and never take `2` for the lock.
-    ///
-    /// A file that is there keeps its permissions (and its owner, as far as the system lets us); a
-    /// new one gets those that the umask leaves of `rw-rw-rw-`. Symbolic links are followed. The
-    /// process must be allowed to make files in that folder. What cannot be written breaks nothing:
-    /// it is logged, and tried again when the state changes.
-    pub fn status_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.status_file = Some(path.into());
+    /// Tells `observer` what becomes of requests and leases, beside those that were given before: for metrics, for example.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -340,16 +324,16 @@ impl LocksBuilder {
     ) -> Result<Locks> {
         let prepared = self.prepare()?;
         let backend = if prepared.is_enabled() {
-            let status = prepared.status.clone();
+            let observers = prepared.observers.clone();
             let connect = async move {
                 let connected = connect.await;
                 if connected.is_err() {
-                    // The process may end now, and a crashed one may have left another digit.
-                    status.flush().await;
+                    // The process may end now.
+                    observers.flush().await;
                 }
                 connected
             };
-            prepared.home.run(connect).await?
+            prepared.runtime.run(connect).await?
         } else {
             disabled::backend()
         };
@@ -370,11 +354,11 @@ impl LocksBuilder {
             ));
         }
         let defaults = self.defaults()?;
-        let home =
-            if self.on_current_runtime { Home::current_runtime() } else { Home::own_thread() }?;
-        let status = Status::open(self.status_file)?;
-        let Self { request_timeout, forget_idle, .. } = self;
-        Ok(Prepared { home, defaults, request_timeout, forget_idle, status })
+        let runtime =
+            if self.on_current_runtime { Runtime::current() } else { Runtime::own_thread() }?;
+        let Self { request_timeout, forget_idle, observers, .. } = self;
+        let observers = Observers::new(observers);
+        Ok(Prepared { runtime, defaults, request_timeout, forget_idle, observers })
     }
 
     fn defaults(&self) -> Result<Defaults> {
@@ -392,11 +376,11 @@ impl LocksBuilder {
 
 /// Options that were checked, and a place for the engine.
 struct Prepared {
-    home: Home,
+    runtime: Runtime,
     defaults: Defaults,
     request_timeout: Duration,
     forget_idle: Option<Duration>,
-    status: Status,
+    observers: Observers,
 }
 
 impl Prepared {
@@ -405,8 +389,8 @@ impl Prepared {
     }
 
     fn start(self, backend: Arc<dyn LockBackend>) -> Locks {
-        let Self { home, defaults, request_timeout, forget_idle, status } = self;
-        let engine = Engine::start(home, backend, request_timeout, forget_idle, status);
+        let Self { runtime, defaults, request_timeout, forget_idle, observers } = self;
+        let engine = Engine::start(runtime, backend, request_timeout, forget_idle, observers);
         let engine = Arc::new(engine);
         Locks { requests: Requests { engine, defaults } }
     }

@@ -45,11 +45,6 @@ impl LockName {
         Ok(Self(name.into()))
     }
 
-    /// A bound below every name; not itself a name that a lock can have.
-    pub(crate) fn lowest() -> Self {
-        Self("".into())
-    }
-
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

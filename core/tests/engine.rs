@@ -223,15 +223,16 @@ async fn shutting_down_twice_leaves_no_lease_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_of_the_users_does_not_end_the_engine() {
+async fn a_panic_of_the_users_is_the_callers_alone() {
     let (_, locks) = locks(Duration::ZERO);
     let held = locks.lock("x").acquire().await.unwrap();
     let request = locks.lock("x").on_wait(|_| panic!("the user's"));
     let waiting = tokio::spawn(request.acquire());
     sleep(Duration::from_secs(1)).await;
+    assert!(waiting.await.unwrap_err().is_panic());
     held.check().unwrap();
     held.release().await.unwrap();
-    waiting.await.unwrap().unwrap().release().await.unwrap();
+    locks.lock("x").acquire().await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

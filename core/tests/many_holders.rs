@@ -1,5 +1,7 @@
 //! Many of one process on one name: they go together, and in the order in which they came.
 
+#![expect(clippy::disallowed_methods, reason = "the runtime's paused clock is what is tested on")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use database_locks_core::{
 };
 use database_locks_memory::MemoryBackend;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const ROUND_TRIP: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_hours(1);
@@ -156,4 +158,112 @@ async fn whoever_gives_up_leaves_the_queue_to_the_others() {
     writer.release().await.unwrap();
     let readers = readers.join_all().await;
     assert_eq!(readers.iter().filter(|read| read.is_ok()).count(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_of_one_process_hand_over_in_one_round_trip() {
+    let store = Far::new(true);
+    let locks = store.locks();
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let locks = locks.clone();
+        tasks.spawn(async move {
+            for _ in 0..5 {
+                locks.lock("x").acquire().await.unwrap().release().await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let round_trips = began.elapsed().as_millis() / ROUND_TRIP.as_millis();
+    assert!(round_trips <= 40 + 6, "{round_trips} round trips for 40 sections");
+    assert!(store.asked().1 <= 48);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_hands_over_to_itself_lets_others_have_a_turn() {
+    for hints in [true, false] {
+        let store = Far::new(hints);
+        let (hot, cold) = (store.locks(), store.locks());
+        let mut tasks = JoinSet::new();
+        for _ in 0..8 {
+            let hot = hot.clone();
+            tasks.spawn(async move {
+                loop {
+                    hot.lock("x").acquire().await.unwrap().release().await.unwrap();
+                }
+            });
+        }
+        for _ in 0..5 {
+            let began = Instant::now();
+            cold.lock("x").acquire().await.unwrap().release().await.unwrap();
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(3), "{hints}: {waited:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_next_holder_has_gone_is_released_all_the_same() {
+    let store = Far::new(true);
+    let locks = store.locks();
+    for leaves_after in [0, 5, 15, 25] {
+        let held = locks.lock("x").acquire().await.unwrap();
+        let waiting = tokio::spawn(locks.lock("x").acquire());
+        sleep(Duration::from_secs(1)).await;
+        let release = tokio::spawn(held.release());
+        sleep(Duration::from_millis(leaves_after)).await;
+        waiting.abort();
+        release.await.unwrap().unwrap();
+        drop(waiting.await);
+        sleep(Duration::from_secs(1)).await;
+        let left = store.list(&ListQuery::new("")).await.unwrap();
+        assert!(left.is_empty(), "{leaves_after}: {left:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tasks_that_take_turns_let_others_have_one() {
+    for hints in [true, false] {
+        let store = Far::new(hints);
+        let (hot, cold) = (store.locks(), store.locks());
+        let mut tasks = JoinSet::new();
+        for _ in 0..2 {
+            let hot = hot.clone();
+            tasks.spawn(async move {
+                loop {
+                    let guard = hot.lock("x").acquire().await.unwrap();
+                    sleep(Duration::from_millis(30)).await;
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+        for _ in 0..5 {
+            let began = Instant::now();
+            cold.lock("x").acquire().await.unwrap().release().await.unwrap();
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(5), "{hints}: {waited:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_while_the_lock_is_dropped_waits_for_one_round_trip() {
+    for owner in [None, Some("w")] {
+        let store = Far::new(true);
+        let locks = store.locks();
+        let request = || match owner {
+            Some(owner) => locks.lock("x").owner(owner),
+            None => locks.lock("x"),
+        };
+        let mut held = request().acquire().await.unwrap();
+        store.asked();
+        for _ in 0..5 {
+            drop(held);
+            let began = Instant::now();
+            held = request().acquire().await.unwrap();
+            assert!(began.elapsed() < ROUND_TRIP * 3 / 2, "{owner:?}: {:?}", began.elapsed());
+        }
+        assert_eq!(store.asked(), (5, 5), "{owner:?}");
+    }
 }

@@ -79,6 +79,7 @@ mod connect;
 #[cfg(feature = "macros")]
 mod locked;
 mod settings;
+mod status;
 
 pub mod blocking;
 #[doc = include_str!("../docs/coming-from-django-database-locks.md")]
@@ -89,6 +90,7 @@ pub use database_locks_core::*;
 #[cfg(feature = "macros")]
 pub use locked::locked;
 pub use settings::Settings;
+pub use status::StatusFile;
 
 #[cfg(feature = "memory")]
 pub use database_locks_memory as memory;

@@ -11,6 +11,7 @@ use database_locks_core::{Error, ErrorKind, Locks, LocksBuilder, Result, Ttl, pa
 
 use crate::blocking;
 use crate::connect::Target;
+use crate::status::StatusFile;
 
 const ENABLED: &str = "DATABASE_LOCKS_ENABLED";
 const URL: &str = "DATABASE_LOCKS_URL";
@@ -140,7 +141,7 @@ impl Settings {
     }
 
     /// The file that says whether this process waits for or holds a lock: see
-    /// [`LocksBuilder::status_file`].
+    /// [`StatusFile`].
     pub fn status_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.status_file = Some(path.into());
         self
@@ -256,15 +257,15 @@ impl Settings {
         if let Some(renew_before) = self.default_renew_before {
             options = options.default_renew_before(renew_before);
         }
-        if let Some(path) = &self.status_file {
-            options = options.status_file(path);
-        }
         let is_ours =
             matches!(self.default_ttl, Ok(Some(_))) || self.default_renew_before.is_some();
         options.check_defaults().map_err(|error| match is_ours {
             true => of(&format!("{DEFAULT_TTL}, {DEFAULT_TTL_RENEW}"), &error),
             false => error,
         })?;
+        if let Some(path) = &self.status_file {
+            options = options.observer(StatusFile::open(path)?);
+        }
         // Who switched them off in the options did so.
         Ok(if self.enabled { options } else { options.disabled(true) })
     }

@@ -17,6 +17,9 @@ const WALKS: usize = 2;
 const STEPS: usize = 60;
 /// The most items of a batch: more than there are names, so that some are of one name.
 const ITEMS: usize = 9;
+/// How many names there are, and how many of these most requests are for.
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+const FEW: usize = 3;
 
 pub(crate) async fn random_batches_agree_with_the_ledger(context: Context) -> Outcome {
     let client = context.client().await?;
@@ -25,13 +28,14 @@ pub(crate) async fn random_batches_agree_with_the_ledger(context: Context) -> Ou
     println!("DATABASE_LOCKS_TEST_SEED={seed} repeats this run");
     let mut random = fastrand::Rng::with_seed(seed);
     for walk in 0..WALKS {
-        let names = ["a", "b", "c"].map(|name| context.name(&format!("{walk}/{name}")));
+        let names = NAMES.map(|name| context.name(&format!("{walk}/{name}")));
         let shares = client.capabilities().shares;
         let mut walk = Walk {
             client: &client,
             context: &context,
             names,
             shares,
+            hands_over: client.capabilities().hands_over,
             ledgers: BTreeMap::new(),
             now: Duration::from_secs(1_000_000),
             grants: Vec::new(),
@@ -50,6 +54,7 @@ pub(crate) async fn random_batches_agree_with_the_ledger(context: Context) -> Ou
 /// A lease as the ledger knows it, and as the backend does: they have other tokens.
 #[derive(Debug, Clone)]
 struct Grant {
+    /// What the backend was asked.
     claim: Claim,
     here: LeaseId,
     there: LeaseId,
@@ -58,8 +63,9 @@ struct Grant {
 struct Walk<'a> {
     client: &'a Client,
     context: &'a Context,
-    names: [LockName; 3],
+    names: [LockName; NAMES.len()],
     shares: bool,
+    hands_over: bool,
     ledgers: BTreeMap<LockName, Ledger>,
     /// The ledgers' time. Only what is long and what is over is told apart.
     now: Duration,
@@ -90,15 +96,28 @@ impl Walk<'_> {
             _ => ttl(LONG),
         };
         let since = Since::now();
-        let claims: Vec<Claim> = (0..random.usize(1..=ITEMS))
-            .map(|_| {
-                let claim = match random.choice(&self.grants) {
-                    Some(grant) if random.u8(..4) == 0 => grant.claim.clone(),
-                    _ => self.new_claim(random),
+        // What a claim replaces has another token here.
+        let (here, claims): (Vec<Claim>, Vec<Claim>) = self
+            .some_names(random)
+            .into_iter()
+            .map(|(name, is_wide)| {
+                let of_name = self.late(&name);
+                let again = random.choice(&of_name).filter(|_| random.u8(..4) == 0);
+                let claim = match again {
+                    Some(grant) => grant.claim.clone().with_replaces(None),
+                    None => self.new_claim(name, is_wide, random),
                 };
-                claim.with_ttl(ttl)
+                let claim = claim.with_ttl(ttl);
+                let replaced = random.choice(of_name);
+                let replaced = replaced.filter(|_| self.hands_over && random.u8(..4) == 0);
+                match replaced.and_then(|grant| spoiled(grant, random)) {
+                    Some((here, there)) => {
+                        (claim.clone().with_replaces(here), claim.with_replaces(there))
+                    }
+                    None => (claim.clone(), claim),
+                }
             })
-            .collect();
+            .unzip();
         let verdicts = self.client.acquire(&claims).await?;
         self.trace.push(format!("acquire {claims:#?}\n-> {verdicts:#?}"));
         if is_brief && !since.within(brief) {
@@ -106,14 +125,18 @@ impl Walk<'_> {
             return Ok(());
         }
         assert_eq!(verdicts.len(), claims.len(), "{}", self.story());
-        for (claim, there) in claims.into_iter().zip(verdicts) {
-            if there == Verdict::Skipped {
+        for ((asked, claim), there) in here.into_iter().zip(claims).zip(verdicts) {
+            if there == Verdict::Skipped && asked.replaces.is_none() {
                 continue;
             }
             self.now += Duration::from_millis(1);
             let (now, micros) = (self.now, u64::try_from(self.now.as_micros()).unwrap_or(u64::MAX));
             let ledger = self.ledgers.entry(claim.name.clone()).or_default();
-            match (ledger.acquire(&claim, now, micros), there) {
+            if there == Verdict::Skipped && ledger.clone().acquire(&asked, now, micros) != there {
+                // Somebody has locked the row.
+                continue;
+            }
+            match (ledger.acquire(&asked, now, micros), there) {
                 (Verdict::Granted(here), Verdict::Granted(there)) => {
                     self.granted(claim, here, there);
                 }
@@ -230,32 +253,38 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Names to ask for, all of them or some again and again, and whether each is of many different ones.
+    fn some_names(&self, random: &mut fastrand::Rng) -> Vec<(LockName, bool)> {
+        if random.u8(..3) > 0 {
+            let some = (0..random.usize(1..=ITEMS)).map(|_| random.usize(..FEW));
+            return some.map(|name| (self.names[name].clone(), false)).collect();
+        }
+        let mut names = self.names.clone();
+        random.shuffle(&mut names);
+        names.into_iter().take(random.usize(FEW..=NAMES.len())).map(|name| (name, true)).collect()
+    }
+
+    /// What was granted of late of this name, and may live.
+    fn late(&self, name: &LockName) -> Vec<&Grant> {
+        let late = &self.grants[self.grants.len().saturating_sub(24)..];
+        late.iter().filter(|grant| grant.claim.name == *name).collect()
+    }
+
     /// Leases that were granted once, some of them with something wrong about them.
     fn some_leases(&self, random: &mut fastrand::Rng) -> Vec<(LeaseId, LeaseId)> {
-        // Those of late are the ones that may live.
-        let late = &self.grants[self.grants.len().saturating_sub(12)..];
-        if late.is_empty() {
-            return Vec::new();
-        }
-        (0..random.usize(1..=ITEMS))
-            .filter_map(|_| {
-                let Grant { mut here, mut there, .. } = random.choice(late)?.clone();
-                let wrong = random.u8(..16);
-                for lease in [&mut here, &mut there] {
-                    match wrong {
-                        0 => lease.token = Token::new(lease.token.get() - 1),
-                        1 => lease.token = Token::new(1),
-                        2 => lease.owner = Owner::label_only("somebody else").ok()?,
-                        3 => lease.attempt = Attempt::from_uuid(uuid::Uuid::from_u128(7)),
-                        _ => {}
-                    }
-                }
-                Some((here, there))
+        let names = self.some_names(random);
+        names
+            .into_iter()
+            .filter_map(|(name, is_wide)| {
+                let of_name = self.late(&name);
+                // Mostly those that live, where many names are asked for at once.
+                let last = of_name.last().copied().filter(|_| is_wide && random.u8(..8) > 0);
+                spoiled(last.or_else(|| random.choice(of_name))?, random)
             })
             .collect()
     }
 
-    fn new_claim(&self, random: &mut fastrand::Rng) -> Claim {
+    fn new_claim(&self, name: LockName, is_wide: bool, random: &mut fastrand::Rng) -> Claim {
         let permits = |weight| Share::new(weight, 5).unwrap_or(Share::ALL);
         let shares = [
             Share::ALL,
@@ -272,10 +301,11 @@ impl Walk<'_> {
             let owner = if explicit { Owner::explicit(label) } else { Owner::label_only(label) };
             owner.unwrap_or_else(|_| Owner::of_this_process())
         });
-        let name = random.choice(&self.names).unwrap_or(&self.names[0]);
-        claim(name)
+        let whole = [Share::ALL, Share::ALL, permits(5)];
+        let shares = if is_wide && random.u8(..8) > 0 { &whole[..] } else { &shares[..] };
+        claim(&name)
             .with_share(match self.shares {
-                true => *random.choice(&shares).unwrap_or(&Share::ALL),
+                true => *random.choice(shares).unwrap_or(&Share::ALL),
                 false => Share::ALL,
             })
             .with_owner(random.choice(owners).unwrap_or_else(Owner::of_this_process))
@@ -293,4 +323,20 @@ impl Walk<'_> {
         let last = &self.trace[self.trace.len().saturating_sub(12)..];
         format!("the backend and the ledger disagree after\n{}", last.join("\n"))
     }
+}
+
+/// A lease as it was granted, or with something wrong about it.
+fn spoiled(grant: &Grant, random: &mut fastrand::Rng) -> Option<(LeaseId, LeaseId)> {
+    let Grant { mut here, mut there, .. } = grant.clone();
+    let wrong = random.u8(..16);
+    for lease in [&mut here, &mut there] {
+        match wrong {
+            0 => lease.token = Token::new(lease.token.get() - 1),
+            1 => lease.token = Token::new(1),
+            2 => lease.owner = Owner::label_only("somebody else").ok()?,
+            3 => lease.attempt = Attempt::from_uuid(uuid::Uuid::from_u128(7)),
+            _ => {}
+        }
+    }
+    Some((here, there))
 }

@@ -45,8 +45,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Busy, Capabilities, LeaseInfo, ListQuery, LockBackend};
-use crate::engine::Home;
-use crate::engine::pace::Retry;
+use crate::engine::backoff::Retry;
+use crate::engine::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::identity::{LeaseId, Token};
 use crate::lease::Lease;
@@ -417,5 +417,5 @@ impl Lease {
 pub fn block_on<T: Send + 'static>(
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    wait(async { Home::own_thread()?.run(future).await })
+    wait(async { Runtime::own_thread()?.run(future).await })
 }

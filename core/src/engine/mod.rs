@@ -1,114 +1,70 @@
-//! The engine: group commit, the waiting room and the heartbeat, on a thread of its own.
+//! The engine: group commit, the wait queue and the renewals, on a thread of its own.
 
-mod actor;
-mod agenda;
+pub(crate) mod backoff;
+mod batcher;
 mod clean_up;
-mod heartbeat;
+mod driver;
 mod hints;
 pub(crate) mod hold;
-mod lane;
-pub(crate) mod pace;
 mod releases;
+mod renewals;
 pub(crate) mod request;
-mod waiting;
+pub(crate) mod runtime;
+mod timers;
+mod wait_queue;
+mod waiter;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{self, Handle};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::backend::LockBackend;
+use crate::backend::{Busy, LockBackend};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::status::Status;
+use crate::observer::Observers;
 
-use self::actor::{Actor, Command, shut_down};
+use self::driver::{Command, Driver, shut_down};
 use self::hold::Hold;
 use self::request::{Reply, Request, RequestId};
+use self::runtime::Runtime;
 
-/// Where an engine runs.
-#[derive(Debug)]
-pub(crate) struct Home {
-    runtime: Handle,
-    /// Kept by the engine: its end ends the thread.
-    alive: Option<oneshot::Sender<()>>,
-}
-
-impl Home {
-    /// A thread with a runtime of its own, so that a blocked executor, a finished `block_on` or
-    /// another async runtime cannot starve renewals.
-    pub(crate) fn own_thread() -> Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let no_engine = |error| {
-            Error::new(ErrorKind::Backend, "no thread and runtime for the engine could be had")
-                .with_source(error)
-        };
-        let runtime = runtime.map_err(no_engine)?;
-        let handle = runtime.handle().clone();
-        let (alive, ended) = oneshot::channel::<()>();
-        thread::Builder::new()
-            .name("database-locks".to_owned())
-            .spawn(move || {
-                let _ = runtime.block_on(ended);
-            })
-            .map_err(no_engine)?;
-        Ok(Self { runtime: handle, alive: Some(alive) })
-    }
-
-    /// The runtime that the caller is on.
-    pub(crate) fn current_runtime() -> Result<Self> {
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidOption,
-                "on_current_runtime: there is no tokio runtime here",
-            )
-            .with_source(error)
-        })?;
-        Ok(Self { runtime, alive: None })
-    }
-
-    /// Runs a future where the engine will run.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        self.runtime.spawn(future).await.unwrap_or_else(|_| Err(shut_down()))
-    }
-}
+/// How long a shutdown waits for a database that is away, and whoever waits for a release.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running engine, as its users see it. It ends when they have all gone, and the last lease is
 /// released.
 #[derive(Debug)]
 pub(crate) struct Engine {
     backend: Arc<dyn LockBackend>,
+    clock: Clock,
     runtime: Handle,
     request_timeout: Duration,
     commands: mpsc::UnboundedSender<Command>,
-    status: Status,
+    observers: Observers,
     next_id: AtomicU64,
 }
 
 impl Engine {
     pub(crate) fn start(
-        home: Home,
+        runtime: Runtime,
         backend: Arc<dyn LockBackend>,
         request_timeout: Duration,
         forget_idle: Option<Duration>,
-        status: Status,
+        observers: Observers,
     ) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let Home { runtime, alive } = home;
+        let Runtime { handle: runtime, alive } = runtime;
         let clock = match alive {
             Some(_) => Clock::Boot,
             None => Clock::of_tokio(),
         };
-        let actor =
-            Actor::new(Arc::clone(&backend), clock, request_timeout, receiver, status.clone());
+        let driver =
+            Driver::new(Arc::clone(&backend), clock, request_timeout, receiver, observers.clone());
         let cleaned = Arc::clone(&backend);
         runtime.spawn(async move {
             // Ends with the engine.
@@ -117,11 +73,19 @@ impl Engine {
                 beside.spawn(clean_up::repeat(cleaned, idle, request_timeout));
                 beside
             });
-            actor.run().await;
+            driver.run().await;
             drop(beside);
             drop(alive);
         });
-        Self { backend, runtime, request_timeout, commands, status, next_id: AtomicU64::new(0) }
+        Self {
+            backend,
+            clock,
+            runtime,
+            request_timeout,
+            commands,
+            observers,
+            next_id: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn backend(&self) -> &dyn LockBackend {
@@ -136,20 +100,40 @@ impl Engine {
         RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks for a lock, and waits for the answer.
+    /// Asks for a lock, and waits for the answer. Calls `on_wait` each time that it is busy.
     ///
     /// Cancel safe: a request whose future is dropped is taken back, and what it may have been
     /// granted meanwhile is released.
-    pub(crate) async fn request(&self, mut request: Request) -> Result<Option<Hold>> {
+    pub(crate) async fn request(
+        &self,
+        mut request: Request,
+        on_wait: Option<OnWait>,
+    ) -> Result<Option<Hold>> {
         if self.commands.is_closed() {
-            // Before the status counts it as waiting: nobody may be left to write what comes next.
+            // Before observers hear of it: nobody may be left to hear what comes next.
             return Err(shut_down());
         }
-        let (caller, answer) = oneshot::channel();
-        request.reply = Some(Reply::new(caller, self.status.waiting()));
+        let (caller, mut answer) = oneshot::channel();
+        let mut busy = on_wait.map(|on_wait| {
+            let (listener, busy) = mpsc::unbounded_channel();
+            request.on_busy = Some(listener);
+            (on_wait, busy)
+        });
+        let (name, observers) = (request.claim.name.clone(), self.observers.clone());
+        request.reply = Some(Reply::new(caller, name, self.clock, observers));
         let leave = LeaveOnDrop { engine: self, id: request.id };
         self.commands.send(Command::Enter(Box::new(request))).map_err(|_| shut_down())?;
-        let answer = answer.await.unwrap_or_else(|_| Err(shut_down()));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                Some(now) = hear(&mut busy) => {
+                    if let Some((on_wait, _)) = &mut busy {
+                        on_wait(&now);
+                    }
+                }
+                answer = &mut answer => break answer.unwrap_or_else(|_| Err(shut_down())),
+            }
+        };
         // Answered: nothing is left to take back.
         std::mem::forget(leave);
         answer
@@ -174,6 +158,10 @@ impl Engine {
                 format!("the database did not answer within {time:?}: check that it is reachable"),
             )
             .with_operation(operation)),
+            Err(error) if error.is_panic() => {
+                let why = "the backend panicked: this is a defect of it";
+                Err(Error::new(ErrorKind::Backend, why).with_operation(operation))
+            }
             Err(_) => Err(shut_down()),
         }
     }
@@ -184,6 +172,17 @@ impl Engine {
         if self.commands.send(Command::Shutdown(reply)).is_ok() {
             let _ = done.await;
         }
+    }
+}
+
+/// What is called when a waiter is told that its lock is busy.
+pub(crate) type OnWait = Box<dyn FnMut(&Busy) + Send>;
+
+/// The next time that the lock was busy. Nothing where nobody wants to know, or the engine tells no more.
+async fn hear(busy: &mut Option<(OnWait, mpsc::UnboundedReceiver<Busy>)>) -> Option<Busy> {
+    match busy {
+        Some((_, busy)) => busy.recv().await,
+        None => None,
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::backend::{Capabilities, Release, Released};
-use crate::engine::agenda::Agenda;
-use crate::engine::lane::{Company, Lane};
-use crate::engine::pace::Pace;
+use crate::engine::PATIENCE;
+use crate::engine::backoff::Pace;
+use crate::engine::batcher::{Batcher, Company, Haste};
+use crate::engine::timers::Timers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Attempt, LeaseId};
-use crate::loss::LossReason;
 use crate::name::LockName;
 
 /// How soon to ask again where somebody has locked the row.
@@ -20,17 +20,23 @@ const SKIPPED: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Releases {
     pending: HashMap<Attempt, Pending>,
-    lane: Lane<Attempt>,
-    agenda: Agenda<Attempt>,
+    batcher: Batcher<Attempt>,
+    timers: Timers<Attempt>,
+    /// Counts them, so that they leave in their order.
+    entered: u64,
+    closing: bool,
+    random: fastrand::Rng,
 }
 
 #[derive(Debug)]
 struct Pending {
     lease: LeaseId,
-    /// When the lease is dead on the server whatever becomes of the release.
-    until: Duration,
+    /// When the lease is dead on the server whatever becomes of the release, if ever.
+    until: Option<Duration>,
+    /// When whoever waits for it is told that it takes longer.
+    tell_by: Duration,
     failures: u32,
-    suspect: bool,
+    is_suspect: bool,
     interest: Interest,
 }
 
@@ -45,118 +51,299 @@ pub(crate) enum Interest {
     Failure,
 }
 
+impl Interest {
+    pub(crate) fn tell(self, outcome: Result<()>) {
+        match (self, outcome) {
+            (Self::Reply(reply), outcome) => {
+                let _ = reply.send(outcome);
+            }
+            (_, Ok(())) => {}
+            (Self::Failure, Err(error)) if error.kind() == ErrorKind::Lost => {}
+            (_, Err(error)) => tracing::warn!(%error, "a lease could not be released"),
+        }
+    }
+}
+
+/// A batch of releases on its way.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    pub(crate) releases: Vec<Release>,
+    at: Duration,
+}
+
 impl Releases {
     pub(crate) fn new(can: &Capabilities) -> Self {
         Self {
             pending: HashMap::new(),
-            lane: Lane::new(can.max_in_flight, can.max_batch).with_batch_from(can.batch_from),
-            agenda: Agenda::new(),
+            batcher: Batcher::new(can.max_in_flight, can.max_batch).with_batch_from(can.batch_from),
+            timers: Timers::new(),
+            entered: 0,
+            closing: false,
+            random: fastrand::Rng::new(),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.lane.is_idle()
+        self.pending.is_empty() && self.batcher.is_idle()
     }
 
-    pub(crate) fn enter(&mut self, lease: LeaseId, until: Duration, interest: Interest) {
+    /// Begins to release a lease that ends by itself at `until`, or never.
+    pub(crate) fn enter(
+        &mut self,
+        lease: LeaseId,
+        until: Option<Duration>,
+        interest: Interest,
+        now: Duration,
+    ) {
+        self.begin(lease, until, interest, 0, now);
+    }
+
+    /// Likewise, where the lease may have been given back already, unheard of.
+    pub(crate) fn enter_again(
+        &mut self,
+        lease: LeaseId,
+        until: Option<Duration>,
+        interest: Interest,
+        now: Duration,
+    ) {
+        self.begin(lease, until, interest, 1, now);
+    }
+
+    fn begin(
+        &mut self,
+        lease: LeaseId,
+        until: Option<Duration>,
+        interest: Interest,
+        failures: u32,
+        now: Duration,
+    ) {
         let (name, attempt) = (lease.name.clone(), lease.attempt);
-        let pending = Pending { lease, until, failures: 0, suspect: false, interest };
+        let tell_by = now.saturating_add(PATIENCE);
+        let until = if self.closing { at_most(until, tell_by) } else { until };
+        let pending = Pending { lease, until, tell_by, failures, is_suspect: false, interest };
         self.pending.insert(attempt, pending);
-        self.lane.push_urgent(name, attempt, Company::Any);
+        self.push(name, attempt, Haste::Urgent, Company::Any);
+    }
+
+    /// From now on nothing is tried for longer than a shutdown may take.
+    pub(crate) fn close(&mut self, now: Duration) {
+        self.closing = true;
+        for pending in self.pending.values_mut() {
+            pending.until = at_most(pending.until, now.saturating_add(PATIENCE));
+        }
     }
 
     pub(crate) fn next(&self) -> Option<Duration> {
-        self.agenda.next()
+        [self.timers.next(), self.batcher.next()].into_iter().flatten().min()
     }
 
     pub(crate) fn tick(&mut self, now: Duration) {
-        while let Some(attempt) = self.agenda.pop(now) {
+        while let Some(attempt) = self.timers.pop(now) {
             if let Some(pending) = self.pending.get(&attempt) {
-                let company = if pending.suspect { Company::Alone } else { Company::Any };
-                self.lane.push(pending.lease.name.clone(), attempt, company);
+                let company = if pending.is_suspect { Company::Isolated } else { Company::Any };
+                self.push(pending.lease.name.clone(), attempt, Haste::Patient, company);
             }
         }
     }
 
-    /// The next batch of releases.
-    pub(crate) fn depart(&mut self) -> Option<Vec<Release>> {
-        loop {
-            let (mut releases, mut settled) = (Vec::new(), Vec::new());
-            for (name, attempt) in self.lane.depart()? {
-                match self.pending.get(&attempt) {
-                    Some(pending) => releases.push(Release::free(pending.lease.clone())),
-                    None => settled.push(name),
-                }
-            }
-            self.lane.skipped(&settled);
-            if !releases.is_empty() {
-                return Some(releases);
-            }
-            self.lane.landed([]);
-        }
+    /// The next batch of releases, to be sent at `now`.
+    pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
+        let pending = &self.pending;
+        let batch = self.batcher.depart(now, |attempt| pending.contains_key(attempt))?;
+        let mut releases = Vec::with_capacity(batch.len());
+        let leases = batch.iter().filter_map(|(_, attempt)| pending.get(attempt));
+        releases.extend(leases.map(|pending| Release::free(pending.lease.clone())));
+        Some(Departure { releases, at: now })
     }
 
     /// Takes the answer to a batch, and names the locks that are free now.
     pub(crate) fn arrive(
         &mut self,
-        batch: &[Release],
+        departure: &Departure,
         answer: Result<Vec<Released>>,
         now: Duration,
-        jitter: &mut dyn FnMut() -> f64,
     ) -> Vec<LockName> {
-        self.lane.landed(batch.iter().map(|release| &release.lease.name));
+        let batch = &departure.releases;
+        self.batcher.landed(batch.iter().map(|release| &release.lease.name), departure.at, now);
         let answers: Vec<Result<Released>> = match answer {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut freed = Vec::new();
+        let mut freed = Vec::with_capacity(batch.len());
         for (Release { lease, .. }, answer) in batch.iter().zip(answers) {
-            let attempt = lease.attempt;
-            let Some(pending) = self.pending.get_mut(&attempt) else { continue };
-            let outcome = match answer {
-                Ok(Released::Done) => Ok(()),
-                // An earlier try was heard, and only its answer was lost.
-                Ok(Released::Lost(LossReason::Forced | LossReason::Taken))
-                    if pending.failures > 0 && now < pending.until =>
-                {
-                    Ok(())
-                }
-                Ok(Released::Lost(reason)) => Err(Error::lost(reason)),
-                Ok(Released::Skipped) if now >= pending.until => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "the release did not get through: somebody keeps the lock's row locked",
-                )),
-                Ok(Released::Skipped) => {
-                    self.agenda.set(attempt, now.saturating_add(SKIPPED));
-                    continue;
-                }
-                Err(error) if !error.is_retryable() && batch.len() == 1 => Err(error),
-                Err(error) if now >= pending.until => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!("the release did not get through, so the lease has run out: {error}"),
-                )
-                .with_source(error)),
-                Err(error) => {
-                    tracing::warn!(lock = %lease.name, %error, "a release failed, will try again");
-                    pending.suspect = !error.is_retryable();
-                    let next = Pace::after_error(pending.failures, now, jitter());
-                    pending.failures += 1;
-                    self.agenda.set(attempt, next);
-                    continue;
-                }
-            };
-            freed.push(lease.name.clone());
-            let interest = self.pending.remove(&attempt).map(|pending| pending.interest);
-            let outcome = outcome.map_err(|e| e.with_lock(&lease.name).with_operation("release"));
-            match (interest, outcome) {
-                (Some(Interest::Reply(reply)), outcome) => {
-                    let _ = reply.send(outcome);
-                }
-                (_, Ok(())) => {}
-                (Some(Interest::Failure), Err(error)) if error.kind() == ErrorKind::Lost => {}
-                (_, Err(error)) => tracing::warn!(%error, "a lease could not be released"),
+            let alone = batch.len() == 1;
+            if let Some(outcome) = self.answered(lease.attempt, answer, alone, now) {
+                freed.push(lease.name.clone());
+                self.end(lease.attempt, outcome);
             }
         }
         freed
+    }
+
+    /// What came of a release, unless it is tried again.
+    fn answered(
+        &mut self,
+        attempt: Attempt,
+        answer: Result<Released>,
+        alone: bool,
+        now: Duration,
+    ) -> Option<Result<()>> {
+        let jitter = self.random.f64();
+        let pending = self.pending.get_mut(&attempt)?;
+        let is_dead = pending.until.is_some_and(|until| now >= until);
+        let (why, again) = match answer {
+            Ok(Released::Done) => return Some(Ok(())),
+            // It was alive then, so an earlier try was heard, and only its answer was lost.
+            Ok(Released::Lost(_)) if pending.failures > 0 && !is_dead => return Some(Ok(())),
+            Ok(Released::Lost(reason)) => return Some(Err(Error::lost(reason))),
+            Ok(Released::Skipped) => {
+                let why = "somebody keeps the lock's row locked";
+                (Error::new(ErrorKind::Unavailable, why), now.saturating_add(SKIPPED))
+            }
+            Err(error) if !error.is_retryable() && alone => return Some(Err(error)),
+            Err(error) => {
+                let lock = &pending.lease.name;
+                tracing::warn!(%lock, %error, "a release failed, will try again");
+                pending.is_suspect = !error.is_retryable();
+                let again = Pace::after_error(pending.failures, now, jitter);
+                pending.failures += 1;
+                (error, again)
+            }
+        };
+        if is_dead {
+            let text = format!("the release did not get through, so the lease has run out: {why}");
+            return Some(Err(Error::new(ErrorKind::Unavailable, text).with_source(why)));
+        }
+        self.timers.set(attempt, again);
+        if now >= pending.tell_by
+            && let Interest::Reply(_) = pending.interest
+            && let Interest::Reply(reply) =
+                std::mem::replace(&mut pending.interest, Interest::Outcome)
+        {
+            let text = format!(
+                "the release did not get through within {PATIENCE:?}, and is tried on for as long as the \
+                 lease lives: {why}"
+            );
+            let late = Error::new(ErrorKind::Unavailable, text).with_source(why);
+            let _ = reply.send(Err(late.with_lock(&pending.lease.name).with_operation("release")));
+        }
+        None
+    }
+
+    fn end(&mut self, attempt: Attempt, outcome: Result<()>) {
+        let Some(Pending { lease, interest, .. }) = self.pending.remove(&attempt) else { return };
+        interest.tell(outcome.map_err(|e| e.with_lock(&lease.name).with_operation("release")));
+    }
+
+    fn push(&mut self, name: LockName, attempt: Attempt, haste: Haste, company: Company) {
+        self.entered += 1;
+        self.batcher.push(name, attempt, self.entered, haste, company);
+    }
+}
+
+fn at_most(until: Option<Duration>, limit: Duration) -> Option<Duration> {
+    Some(until.map_or(limit, |until| until.min(limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Token;
+    use crate::loss::LossReason;
+    use crate::owner::Owner;
+    use crate::share::Share;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn lease() -> LeaseId {
+        LeaseId {
+            name: LockName::new("x").unwrap(),
+            attempt: Attempt::new(),
+            token: Token::new(1),
+            owner: Owner::of_this_process(),
+            share: Share::ALL,
+        }
+    }
+
+    fn released(until: Option<Duration>) -> (Releases, oneshot::Receiver<Result<()>>) {
+        let mut releases = Releases::new(&Capabilities::new("test"));
+        let (reply, told) = oneshot::channel();
+        releases.enter(lease(), until, Interest::Reply(reply), NOW);
+        (releases, told)
+    }
+
+    fn away() -> Result<Vec<Released>> {
+        Err(Error::new(ErrorKind::Unavailable, "the database is away"))
+    }
+
+    /// Answers whatever leaves from `from` to `to` with an error.
+    fn outage(releases: &mut Releases, from: Duration, to: Duration) {
+        let mut now = from;
+        while now < to {
+            releases.tick(now);
+            while let Some(batch) = releases.depart(now) {
+                releases.arrive(&batch, away(), now);
+            }
+            now += Duration::from_millis(100);
+        }
+    }
+
+    #[test]
+    fn a_release_is_tried_for_as_long_as_the_lease_lives() {
+        for until in [Some(NOW + HOUR), None] {
+            let (mut releases, mut told) = released(until);
+            outage(&mut releases, NOW, NOW + Duration::from_secs(50));
+            assert!(told.try_recv().is_err(), "still waiting");
+            outage(&mut releases, NOW + Duration::from_secs(50), NOW + Duration::from_secs(70));
+            let error = told.try_recv().unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(!error.to_string().contains("run out"), "{error}");
+            outage(&mut releases, NOW + Duration::from_secs(70), NOW + HOUR / 2);
+
+            let back = NOW + HOUR / 2 + Duration::from_secs(10);
+            releases.tick(back);
+            let batch = releases.depart(back).expect("it has not been given up");
+            releases.arrive(&batch, Ok(vec![Released::Done]), back);
+            assert!(releases.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_release_is_given_up_with_the_lease() {
+        let (mut releases, mut told) = released(Some(NOW + Duration::from_secs(30)));
+        outage(&mut releases, NOW, NOW + Duration::from_secs(40));
+        let error = told.try_recv().unwrap().unwrap_err();
+        assert!(error.to_string().contains("run out"), "{error}");
+        assert!(releases.is_empty());
+    }
+
+    #[test]
+    fn a_shutdown_gives_up_after_a_minute() {
+        let (mut releases, _before) = released(None);
+        releases.close(NOW);
+        let (reply, _after) = oneshot::channel();
+        releases.enter(lease(), None, Interest::Reply(reply), NOW);
+        outage(&mut releases, NOW, NOW + Duration::from_secs(70));
+        assert!(releases.is_empty());
+    }
+
+    #[test]
+    fn a_loss_after_an_unheard_release_is_that_release() {
+        for reason in [LossReason::Forced, LossReason::Expired, LossReason::Superseded] {
+            let (mut releases, mut told) = released(Some(NOW + HOUR));
+            let batch = releases.depart(NOW).unwrap();
+            releases.arrive(&batch, away(), NOW);
+            let later = NOW + Duration::from_secs(10);
+            releases.tick(later);
+            let batch = releases.depart(later).unwrap();
+            releases.arrive(&batch, Ok(vec![Released::Lost(reason)]), later);
+            told.try_recv().unwrap().unwrap_or_else(|error| panic!("{reason}: {error}"));
+
+            let (mut releases, mut told) = released(Some(NOW + HOUR));
+            let batch = releases.depart(NOW).unwrap();
+            releases.arrive(&batch, Ok(vec![Released::Lost(reason)]), NOW);
+            assert_eq!(told.try_recv().unwrap().unwrap_err().loss(), Some(reason));
+        }
     }
 }

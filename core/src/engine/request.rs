@@ -3,49 +3,72 @@
 use std::fmt;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::{Busy, Claim};
+use crate::clock::Clock;
+use crate::engine::backoff::Retry;
 use crate::engine::hold::Hold;
-use crate::engine::pace::Retry;
 use crate::error::Result;
-use crate::lease::OnLost;
 use crate::lease::state::Terms;
-use crate::status::Mark;
+use crate::name::LockName;
+use crate::observer::{Event, NotGranted, Observers};
 
 /// Tells requests of one engine apart. Stays the same when a request begins a new attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub(crate) u64);
 
+/// Where a caller waits for a lease, or for none where the lock is busy and they ask once.
+pub(crate) type Caller = oneshot::Sender<Result<Option<Hold>>>;
+
 /// How a caller is told. As long as this lives, somebody waits.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    caller: oneshot::Sender<Result<Option<Hold>>>,
-    waiting: Mark,
+    caller: Option<Caller>,
+    lock: LockName,
+    clock: Clock,
+    asked: Duration,
+    observers: Observers,
 }
 
 impl Reply {
-    pub(crate) fn new(caller: oneshot::Sender<Result<Option<Hold>>>, waiting: Mark) -> Self {
-        Self { caller, waiting }
+    pub(crate) fn new(caller: Caller, lock: LockName, clock: Clock, observers: Observers) -> Self {
+        observers.tell(Event::Waiting { lock: &lock });
+        Self { caller: Some(caller), lock, clock, asked: clock.now(), observers }
     }
 
     /// Tells the caller: a lease, or none because the lock was busy. If they have gone, the lease is
     /// released.
-    pub(crate) fn send(self, answer: Result<Option<Hold>>) {
-        let Self { caller, waiting } = self;
-        if let Ok(Some(hold)) = &answer
-            && !caller.is_closed()
-        {
-            hold.lease().count_as(waiting.held());
+    pub(crate) fn send(mut self, answer: Result<Option<Hold>>) {
+        if self.caller.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            return;
         }
+        let Some(caller) = self.caller.take() else { return };
         // Before the caller hears, so that what they see then is up to date.
-        drop(waiting);
+        match &answer {
+            Ok(Some(hold)) => hold.lease().observed_by(&self.observers, self.after()),
+            Ok(None) => self.not_granted(NotGranted::Busy),
+            Err(error) => self.not_granted(NotGranted::Failed(error)),
+        }
         let _ = caller.send(answer);
+    }
+
+    fn not_granted(&self, why: NotGranted<'_>) {
+        self.observers.tell(Event::NotGranted { lock: &self.lock, after: self.after(), why });
+    }
+
+    fn after(&self) -> Duration {
+        self.clock.now().saturating_sub(self.asked)
     }
 }
 
-/// What is called when a waiter is told that its lock is busy.
-pub(crate) type OnWait = Box<dyn FnMut(&Busy) + Send>;
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.caller.is_some() {
+            self.not_granted(NotGranted::Abandoned);
+        }
+    }
+}
 
 /// Somebody wants a lock.
 pub(crate) struct Request {
@@ -55,8 +78,8 @@ pub(crate) struct Request {
     pub(crate) retry: Retry,
     /// For how long the caller waits.
     pub(crate) timeout: Option<Duration>,
-    pub(crate) on_wait: Option<OnWait>,
-    pub(crate) on_lost: Option<OnLost>,
+    /// Who hears each time that the lock is busy.
+    pub(crate) on_busy: Option<mpsc::UnboundedSender<Busy>>,
     /// `None` once the caller has gone or been told, while the outcome still has to be settled.
     pub(crate) reply: Option<Reply>,
 }
@@ -64,11 +87,9 @@ pub(crate) struct Request {
 impl Request {
     /// Gives the lease to whoever asked for it. If they have gone, it is released.
     pub(crate) fn fulfil(self, hold: Hold) {
-        let Some(reply) = self.reply else { return };
-        if let Some(on_lost) = self.on_lost {
-            hold.lease().on_lost(on_lost);
+        if let Some(reply) = self.reply {
+            reply.send(Ok(Some(hold)));
         }
-        reply.send(Ok(Some(hold)));
     }
 }
 
@@ -80,22 +101,47 @@ impl fmt::Debug for Request {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::identity::{Attempt, LeaseId, Token};
-    use crate::lease::Lease;
-    use crate::lease::state::Event;
+    use crate::lease::{Lease, state};
     use crate::loss::LossReason;
-    use crate::name::LockName;
+    use crate::observer::Observer;
     use crate::owner::Owner;
     use crate::share::Share;
-    use crate::status::Status;
+
+    /// The names of the events that it is told.
+    #[derive(Debug, Default)]
+    struct Seen(Mutex<Vec<String>>);
+
+    impl Observer for Seen {
+        fn on(&self, event: Event<'_>) {
+            let text = match event {
+                Event::Granted { joined: true, .. } => "joined".to_owned(),
+                Event::NotGranted { why, .. } => format!("{why:?}"),
+                event => format!("{event:?}").split(' ').next().unwrap_or_default().to_owned(),
+            };
+            self.0.lock().unwrap().push(text);
+            panic!("a panic that the test asks for");
+        }
+    }
+
+    impl Seen {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn name() -> LockName {
+        LockName::new("x").unwrap()
+    }
 
     fn hold() -> Hold {
         let id = LeaseId {
-            name: LockName::new("x").unwrap(),
+            name: name(),
             attempt: Attempt::new(),
             token: Token::new(1),
             owner: Owner::of_this_process(),
@@ -105,40 +151,56 @@ mod tests {
         Hold::new(lease, mpsc::unbounded_channel().0)
     }
 
+    fn observed() -> (Arc<Seen>, impl Fn(Caller) -> Reply) {
+        let seen = Arc::new(Seen::default());
+        let observers = Observers::new(vec![Arc::clone(&seen) as Arc<dyn Observer>]);
+        (seen, move |caller| Reply::new(caller, name(), Clock::Boot, observers.clone()))
+    }
+
     #[test]
-    fn a_lease_counts_from_its_caller_to_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let status = Status::open(Some(folder.path().join("status"))).unwrap();
-
-        let (caller, answer) = oneshot::channel();
-        let reply = Reply::new(caller, status.waiting());
-        assert_eq!(status.digit(), "1");
+    fn each_wait_and_each_lease_ends_once() {
+        let (seen, reply) = observed();
+        let (caller, _answer) = oneshot::channel();
+        let first = reply(caller);
+        assert_eq!(seen.take(), ["Waiting"]);
         let hold = hold();
-        reply.send(Ok(Some(hold.clone())));
-        assert_eq!(status.digit(), "2");
-        let (other, other_answer) = oneshot::channel();
-        Reply::new(other, status.waiting()).send(Ok(Some(hold.clone())));
-        hold.lease().apply(Event::Gone(LossReason::Shutdown));
-        assert_eq!(status.digit(), "0", "counted once, though joined");
-        drop((answer, other_answer));
+        first.send(Ok(Some(hold.shared().join().unwrap())));
+        assert_eq!(seen.take(), ["Granted"]);
+        let (caller, _answer) = oneshot::channel();
+        reply(caller).send(Ok(Some(hold.shared().join().unwrap())));
+        assert_eq!(seen.take(), ["Waiting", "joined"]);
+        hold.lease().apply(state::Event::Gone(LossReason::Shutdown));
+        hold.lease().apply(state::Event::Release);
+        assert_eq!(seen.take(), ["Lost"]);
+        let (caller, _answer) = oneshot::channel();
+        reply(caller).send(Ok(Some(hold)));
+        assert_eq!(
+            seen.take(),
+            ["Waiting", "Granted", "Lost"],
+            "it was over before it was handed out"
+        );
 
-        let (caller, answer) = oneshot::channel();
-        Reply::new(caller, status.waiting()).send(Ok(Some(hold)));
-        assert_eq!(status.digit(), "0", "it was over before it was handed out");
-        drop(answer);
+        let (caller, _answer) = oneshot::channel();
+        reply(caller).send(Ok(None));
+        assert_eq!(seen.take(), ["Waiting", "Busy"]);
     }
 
     #[test]
     fn a_caller_that_has_gone_holds_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let status = Status::open(Some(folder.path().join("status"))).unwrap();
-        let (caller, answer) = oneshot::channel();
-        let reply = Reply::new(caller, status.waiting());
-        drop(answer);
-        let hold = hold();
-        let lease = hold.lease().clone();
-        reply.send(Ok(Some(hold)));
-        assert_eq!(status.digit(), "0");
-        lease.check().expect("its release is left to the engine");
+        let (seen, reply) = observed();
+        for is_dropped in [true, false] {
+            let (caller, answer) = oneshot::channel();
+            let reply = reply(caller);
+            drop(answer);
+            let hold = hold();
+            let lease = hold.lease().clone();
+            if is_dropped {
+                drop(reply);
+            } else {
+                reply.send(Ok(Some(hold)));
+                lease.check().expect_err("it was given back");
+            }
+            assert_eq!(seen.take(), ["Waiting", "Abandoned"]);
+        }
     }
 }

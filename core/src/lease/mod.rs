@@ -3,19 +3,20 @@
 pub(crate) mod state;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
+use crate::callbacks;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::identity::{LeaseId, Token};
 use crate::loss::LossReason;
 use crate::name::LockName;
-use crate::status::Mark;
+use crate::observer::{self, Observers};
 
 use self::state::{Event, Phase, State, Terms};
 
@@ -31,10 +32,28 @@ struct Inner {
     id: LeaseId,
     terms: Terms,
     clock: Clock,
-    state: watch::Sender<State>,
-    callbacks: Mutex<Vec<OnLost>>,
-    /// Counts the lease until it is over.
-    mark: Mutex<Option<Mark>>,
+    asked_at: Duration,
+    /// Until when the lease is good if nothing happens, in µs of the clock: zero once it is over. Written under the lock of
+    /// what is known, and read without it.
+    good_until: AtomicU64,
+    known: Mutex<Known>,
+    over: Notify,
+}
+
+struct Known {
+    state: State,
+    callbacks: Vec<OnLost>,
+    /// Who hears of its end, once they were told of it.
+    observers: Option<Observers>,
+}
+
+/// How a lease has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was lost, for this reason.
+    Lost(LossReason),
+    /// Its holder gave it back.
+    Released,
 }
 
 impl Lease {
@@ -43,9 +62,14 @@ impl Lease {
             id,
             terms,
             clock,
-            state: watch::Sender::new(State::granted(asked_at, &terms)),
-            callbacks: Mutex::default(),
-            mark: Mutex::default(),
+            asked_at,
+            good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
+            known: Mutex::new(Known {
+                state: State::granted(asked_at, &terms),
+                callbacks: Vec::new(),
+                observers: None,
+            }),
+            over: Notify::new(),
         }))
     }
 
@@ -80,17 +104,28 @@ impl Lease {
     }
 
     /// Whether the lease can still be relied on. Exact, by this machine's clock, even where the
-    /// engine was starved or the machine suspended.
+    /// engine was starved or the machine suspended. It costs a look at the clock, and takes no lock.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) once the lease is lost, past its deadline, or
     /// released.
     pub fn check(&self) -> Result<()> {
+        if self.is_good() {
+            return Ok(());
+        }
         match self.look().phase {
             Phase::Held | Phase::Unknown => Ok(()),
             Phase::Lost(reason) => Err(Error::lost(reason).with_lock(self.name())),
             Phase::Released => Err(Error::lost(LossReason::Released).with_lock(self.name())),
+        }
+    }
+
+    /// Whether the lease is not lost, released ones included.
+    pub(crate) fn is_not_lost(&self) -> Result<()> {
+        match self.look().phase {
+            Phase::Lost(reason) => Err(Error::lost(reason).with_lock(self.name())),
+            Phase::Held | Phase::Unknown | Phase::Released => Ok(()),
         }
     }
 
@@ -104,41 +139,76 @@ impl Lease {
     ///
     /// Safe: nothing is lost by dropping the future.
     pub async fn lost(&self) -> LossReason {
-        let mut states = self.0.state.subscribe();
+        match self.ended().await {
+            Ended::Lost(reason) => reason,
+            Ended::Released => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the lease is lost or its holder releases it, for whoever must not wait for ever. Else as
+    /// [`lost`](Self::lost).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing is lost by dropping the future.
+    pub async fn ended(&self) -> Ended {
         loop {
-            if let Phase::Lost(reason) = states.borrow_and_update().phase {
-                return reason;
-            }
-            if states.changed().await.is_err() {
-                // The sender lives as long as this lease does.
-                std::future::pending::<()>().await;
+            let mut over = pin!(self.0.over.notified());
+            // From here on an end is not missed.
+            over.as_mut().enable();
+            let phase = self.known().state.phase;
+            match phase {
+                Phase::Lost(reason) => return Ended::Lost(reason),
+                Phase::Released => return Ended::Released,
+                Phase::Held | Phase::Unknown => over.await,
             }
         }
     }
 
-    /// Calls `callback` once when the lease is lost, on a thread of its own, or at once where it
-    /// is lost already. Never called for a lease that its holder releases.
+    /// Calls `callback` once when the lease is lost, on a thread other than the engine's, or at once where it
+    /// is lost already. Never called for a lease that its holder releases. Of callbacks that take long, 32 run at once in a
+    /// process, and others wait for them.
     pub fn on_lost(&self, callback: impl FnOnce(LossReason) + Send + 'static) {
         // The lock is held across the look, so that a loss that comes now finds the callback.
-        let mut callbacks = self.callbacks();
-        match self.0.state.borrow().phase {
-            Phase::Lost(reason) => self.call(vec![Box::new(callback)], reason),
-            Phase::Released => {}
-            Phase::Held | Phase::Unknown => callbacks.push(Box::new(callback)),
+        let mut known = self.known();
+        match known.state.phase {
+            Phase::Lost(reason) => {
+                drop(known);
+                callbacks::call(move || callback(reason));
+            }
+            Phase::Released => drop(known),
+            Phase::Held | Phase::Unknown => known.callbacks.push(Box::new(callback)),
         }
     }
 
-    /// Counts the lease by `mark`, unless it is counted already, for as long as it is not over.
-    pub(crate) fn count_as(&self, mark: Mark) {
-        // The lock is held across the look, so that an end that comes now finds the mark.
-        let mut counted = self.mark();
-        if !self.0.state.borrow().is_over() {
-            counted.get_or_insert(mark);
+    /// Tells observers that the lease is granted, and of its end once it ends.
+    pub(crate) fn observed_by(&self, observers: &Observers, after: Duration) {
+        let mut known = self.known();
+        let joined = known.observers.is_some();
+        // Under the lock, so that nobody hears of its end before.
+        observers.tell(observer::Event::Granted { lease: self.id(), after, joined });
+        if known.state.is_over() {
+            self.tell_end(observers, known.state.phase);
+        } else {
+            known.observers.get_or_insert_with(|| observers.clone());
         }
+    }
+
+    fn tell_end(&self, observers: &Observers, phase: Phase) {
+        let (lease, after) = (self.id(), self.0.clock.now().saturating_sub(self.0.asked_at));
+        observers.tell(match phase {
+            Phase::Lost(reason) => observer::Event::Lost { lease, reason, after },
+            _ => observer::Event::Released { lease, after },
+        });
     }
 
     pub(crate) fn terms(&self) -> &Terms {
         &self.0.terms
+    }
+
+    /// Whether the lease can be relied on now.
+    pub(crate) fn is_good(&self) -> bool {
+        micros(self.0.clock.now()) < self.0.good_until.load(Ordering::Acquire)
     }
 
     /// What is known now, the passing of time included.
@@ -149,55 +219,46 @@ impl Lease {
     /// Tells the lease what happened, and whoever waits for its loss.
     pub(crate) fn apply(&self, event: Event) -> State {
         let now = self.0.clock.now();
-        let mut callbacks = Vec::new();
-        self.0.state.send_if_modified(|state| {
-            let next = state.on(event, now, &self.0.terms);
-            let modified = next != *state;
-            *state = next;
-            modified
-        });
-        let state = *self.0.state.borrow();
-        if state.is_over() {
-            callbacks.append(&mut self.callbacks());
-            self.mark().take();
+        let mut known = self.known();
+        let state = known.state.on(event, now, &self.0.terms);
+        known.state = state;
+        self.0.good_until.store(good_until(state), Ordering::Release);
+        if !state.is_over() {
+            return state;
         }
-        if let Phase::Lost(reason) = state.phase
-            && !callbacks.is_empty()
-        {
-            self.call(callbacks, reason);
+        let (callbacks, observers) = (std::mem::take(&mut known.callbacks), known.observers.take());
+        drop(known);
+        if let Some(observers) = observers {
+            self.tell_end(&observers, state.phase);
+        }
+        self.0.over.notify_waiters();
+        if let Phase::Lost(reason) = state.phase {
+            for callback in callbacks {
+                callbacks::call(move || callback(reason));
+            }
         }
         state
     }
 
-    fn mark(&self) -> MutexGuard<'_, Option<Mark>> {
-        self.0.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn callbacks(&self) -> MutexGuard<'_, Vec<OnLost>> {
-        self.0.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
+fn good_until(state: State) -> u64 {
+    match state.deadline {
+        _ if state.is_over() => 0,
+        Some(deadline) => micros(deadline),
+        None => u64::MAX,
     }
+}
 
-    /// Runs callbacks on a thread of their own: they may block, and whoever found the loss may be
-    /// the engine.
-    fn call(&self, callbacks: Vec<OnLost>, reason: LossReason) {
-        let spawned =
-            thread::Builder::new().name("database-locks-on-lost".to_owned()).spawn(move || {
-                for callback in callbacks {
-                    // One that panics must not keep the others from hearing.
-                    let _ = catch_unwind(AssertUnwindSafe(|| callback(reason)));
-                }
-            });
-        if let Err(error) = spawned {
-            tracing::error!(lock = %self.name(), %error, "no thread for the on_lost callbacks");
-        }
-    }
+fn micros(moment: Duration) -> u64 {
+    u64::try_from(moment.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("id", &self.0.id)
-            .field("state", &*self.0.state.borrow())
-            .finish()
+        f.debug_struct("Lease").field("id", &self.0.id).field("state", &self.known().state).finish()
     }
 }

@@ -129,26 +129,31 @@ fn a_guard_that_cannot_be_released_on_a_worker_is_dropped() {
 }
 
 #[test]
-fn callbacks_of_waiters_are_refused_and_those_of_losses_are_not() {
+fn callbacks_may_wait() {
     let locks = locks();
     let held = locks.lock("x").ttl(Ttl::MIN).acquire().unwrap();
-    let (answered, answers) = mpsc::channel();
 
-    let (waited, reader) = (answered.clone(), locks.clone());
+    let (waited, answers) = mpsc::channel();
+    let reader = locks.clone();
     let request = locks.lock("x").on_wait(move |_| {
-        let _ = waited.send(reader.list("").map(drop));
+        let _ = waited.send((thread::current().id(), reader.list("").map(drop)));
     });
-    let waiter = thread::spawn(|| request.acquire()?.release());
-    refused(answers.recv_timeout(LONG).expect("the callback must not hold up the engine"));
+    let waiter = thread::spawn(|| {
+        request.acquire()?.release()?;
+        Ok::<_, database_locks::Error>(thread::current().id())
+    });
+    let (called_on, answer) = answers.recv_timeout(LONG).unwrap();
+    answer.unwrap();
 
+    let (lost, answers) = mpsc::channel();
     let reader = locks.clone();
     held.on_lost(move |_| {
-        let _ = answered.send(reader.list("").map(drop));
+        let _ = lost.send(reader.list("").map(drop));
     });
     assert!(locks.force_release(held.lease().id()).unwrap());
-    on_a_thread(|| waiter.join().unwrap()).unwrap();
-    // The waiter may have been told again that it waits.
-    assert!(answers.iter().any(|answer| answer.is_ok()), "the callback has a thread of its own");
+    let waited_on = on_a_thread(|| waiter.join().unwrap()).unwrap();
+    assert_eq!(called_on, waited_on, "it is the caller's own");
+    answers.recv_timeout(LONG).unwrap().unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 use std::{fs, thread};
 
-use database_locks::{Connect as _, Error, Locks, Retry, Ttl, blocking, locked};
+use database_locks::{Connect as _, Error, Locks, Retry, StatusFile, Ttl, blocking, locked};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
@@ -143,7 +143,7 @@ async fn the_status_file_does_not_stay_at_held() {
 
     let scene = Scene::adopt(project, Value::Null).await;
     let ours = folder.path().join("ours");
-    let options = Locks::builder().status_file(&ours);
+    let options = Locks::builder().observer(StatusFile::open(&ours).unwrap());
     let locks = Locks::connect_with(scene.project.database.url(), options).await.unwrap();
     let guard = locks.lock(NAME).acquire().await.unwrap();
     until_it_says(&ours, "2").await;

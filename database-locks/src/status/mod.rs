@@ -1,6 +1,6 @@
 //! The status file: one digit that tells what the locks of this process are at.
 //!
-//! Marks count who waits and what is held. A thread of the file's own writes the furthest of it, so
+//! It counts who waits and what is held. A thread of the file's own writes the furthest of it, so
 //! that a file system that hangs stalls nobody. Whoever names the same file shares it.
 
 mod file;
@@ -11,7 +11,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, path, thread};
 
-use crate::error::{Error, ErrorKind, Result};
+use database_locks_core::observer::{Event, Observer};
+use database_locks_core::{Error, ErrorKind, Result, async_trait};
 
 /// How long a file is left as it is once it was written: who locks a thousand times a second is not
 /// to write as often.
@@ -19,23 +20,50 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long a shutdown waits for a file system that hangs.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
-/// The status file of some [`Locks`](crate::Locks), if they have one. Clones are the same.
+/// A file that shows, as one digit, what the locks of this process are at: `0` idle, `1` waiting
+/// for a lock, `2` holding one. For supervisors and load balancers.
+///
+/// ```
+/// # fn example(folder: &std::path::Path) -> database_locks::Result<()> {
+/// use database_locks::{Locks, StatusFile};
+///
+/// let options = Locks::builder().observer(StatusFile::open(folder.join("status"))?);
+/// # Ok(()) }
+/// ```
+///
+/// It shows the furthest state of all locks of all [`Locks`](crate::Locks) of the process that name this file,
+/// from `0` at the start to `0` at the end; a lease that is lost is not held. Each state replaces
+/// the file as a whole, so that a reader finds exactly one digit; of states that follow each
+/// other within some milliseconds only the last may be seen. [`shutdown`](crate::Locks::shutdown) waits
+/// until the file shows the end, though no longer than 5 s for a file system that hangs.
+///
+/// A reader can rely on the digit while the process lives. One that ends without a shutdown, or
+/// is killed, leaves its last digit behind until another one starts: look also whether the
+/// process is there, and never take `2` for the lock.
+///
+/// A file that is there keeps its permissions (and its owner, as far as the system lets us); a
+/// new one gets those that the umask leaves of `rw-rw-rw-`. Symbolic links are followed. The
+/// process must be allowed to make files in that folder. What cannot be written breaks nothing:
+/// it is logged, and tried again when the state changes.
 #[derive(Debug, Clone)]
-pub(crate) struct Status(Option<Arc<User>>);
+pub struct StatusFile(Arc<User>);
 
-impl Status {
+impl StatusFile {
     /// Begins to use the file at `path`, and makes it show the state of now.
-    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self(None)) };
-        // From the root, lest a later change of the working folder should matter.
-        let path = path::absolute(&path).map_err(|error| {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for what is no path, and [`ErrorKind::Backend`] where the system gives no thread.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        // From the root, so that a later change of the working folder does not matter.
+        let path = path::absolute(path.into()).map_err(|error| {
             Error::new(ErrorKind::InvalidOption, format!("the status_file is no path: {error}"))
                 .with_source(error)
         })?;
         let key = file::real(&path);
         let mut files = files();
         if let Some(board) = files.get(&key) {
-            return Ok(Self(Some(User::of(board))));
+            return Ok(Self(User::of(board)));
         }
         let board = Arc::new(Board::default());
         let user = User::of(&board);
@@ -51,61 +79,31 @@ impl Status {
                 .with_source(error)
         })?;
         files.insert(key, board);
-        Ok(Self(Some(user)))
+        Ok(Self(user))
     }
+}
 
-    /// Somebody waits for a lock, for as long as the mark lives.
-    pub(crate) fn waiting(&self) -> Mark {
-        Mark::new(self.clone(), Kind::Waiting)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn digit(&self) -> &'static str {
-        self.0.as_ref().map_or("none", |user| user.0.state().digit())
+#[async_trait]
+impl Observer for StatusFile {
+    fn on(&self, event: Event<'_>) {
+        self.0.0.update(|state| match event {
+            Event::Waiting { .. } => state.waiting += 1,
+            Event::NotGranted { .. } => state.waiting -= 1,
+            Event::Granted { joined, .. } => {
+                state.waiting -= 1;
+                state.held += usize::from(!joined);
+            }
+            Event::Lost { .. } | Event::Released { .. } => state.held -= 1,
+            _ => {}
+        });
     }
 
     /// Waits until the file shows the state of now, or cannot be written.
-    pub(crate) async fn flush(&self) {
-        if let Some(user) = self.0.clone() {
-            let flushed = tokio::task::spawn_blocking(move || user.0.flush(LONGEST_FLUSH)).await;
-            if !flushed.unwrap_or(true) {
-                tracing::warn!("the status file could not be brought up to date in time");
-            }
-        }
-    }
-}
-
-/// Counts as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Mark {
-    status: Status,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Waiting,
-    Held,
-}
-
-impl Mark {
-    fn new(status: Status, kind: Kind) -> Self {
-        if let Some(user) = &status.0 {
-            user.0.update(|state| *state.count(kind) += 1);
-        }
-        Self { status, kind }
-    }
-
-    /// A lock is held, for as long as the new mark lives.
-    pub(crate) fn held(&self) -> Self {
-        Self::new(self.status.clone(), Kind::Held)
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        if let Some(user) = &self.status.0 {
-            user.0.update(|state| *state.count(self.kind) -= 1);
+    async fn flush(&self) {
+        let user = Arc::clone(&self.0);
+        let flushed = tokio::task::spawn_blocking(move || user.0.flush(LONGEST_FLUSH)).await;
+        if !flushed.unwrap_or(true) {
+            tracing::warn!("the status file could not be brought up to date in time");
         }
     }
 }
@@ -160,13 +158,6 @@ struct State {
 }
 
 impl State {
-    fn count(&mut self, kind: Kind) -> &mut usize {
-        match kind {
-            Kind::Waiting => &mut self.waiting,
-            Kind::Held => &mut self.held,
-        }
-    }
-
     /// The furthest that anybody is.
     fn digit(&self) -> &'static str {
         match (self.held, self.waiting) {
@@ -307,8 +298,8 @@ mod tests {
     }
 
     impl Hanging {
-        fn mark(&self, kind: Kind) -> Mark {
-            Mark::new(Status(self.user.clone()), kind)
+        fn count(&self, change: impl FnOnce(&mut State)) {
+            self.user.as_ref().unwrap().0.update(change);
         }
 
         fn flushes(&self, limit: Duration) -> bool {
@@ -326,15 +317,18 @@ mod tests {
         let file = hanging();
         assert_eq!(file.writes(), "0");
         file.end.send(Ok(())).unwrap();
-        let waiting = file.mark(Kind::Waiting);
+        file.count(|state| state.waiting += 1);
         assert_eq!(file.writes(), "1");
         file.end.send(Ok(())).unwrap();
-        let (held, also_held) = (waiting.held(), file.mark(Kind::Held));
+        file.count(|state| state.held += 2);
         assert_eq!(file.writes(), "2");
         file.end.send(Ok(())).unwrap();
-        drop((held, waiting));
+        file.count(|state| {
+            state.held -= 1;
+            state.waiting -= 1;
+        });
         assert!(file.flushes(LONG), "nothing has changed");
-        drop(also_held);
+        file.count(|state| state.held -= 1);
         assert_eq!(file.writes(), "0");
         file.end.send(Ok(())).unwrap();
         assert!(file.begun.try_recv().is_err());
@@ -345,15 +339,14 @@ mod tests {
         let file = hanging();
         assert_eq!(file.writes(), "0");
         // This hangs now.
-        let held = file.mark(Kind::Held);
-        let waiting = file.mark(Kind::Waiting);
-        drop(held);
+        file.count(|state| state.held += 1);
+        file.count(|state| state.waiting += 1);
+        file.count(|state| state.held -= 1);
         assert!(!file.flushes(Duration::from_millis(1)));
         file.end.send(Ok(())).unwrap();
         assert_eq!(file.writes(), "1", "held was over before it could be written");
         file.end.send(Ok(())).unwrap();
         assert!(file.flushes(LONG));
-        drop(waiting);
     }
 
     #[test]
@@ -362,7 +355,7 @@ mod tests {
         assert_eq!(file.writes(), "0");
         file.end.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
         assert!(file.flushes(LONG), "a failure is not waited for");
-        let _held = file.mark(Kind::Held);
+        file.count(|state| state.held += 1);
         assert_eq!(file.writes(), "2");
         file.end.send(Ok(())).unwrap();
     }
@@ -377,14 +370,15 @@ mod tests {
             *count.lock().unwrap() += 1;
             Ok(())
         };
-        let started = crate::clock::time_since_boot();
+        let started = database_locks_core::clock::time_since_boot();
         serve(Arc::clone(&board), "status".into(), write, |board| board.is_over()).unwrap();
-        while crate::clock::time_since_boot() < started + PAUSE * 5 {
-            drop(Mark::new(Status(Some(Arc::clone(&user))), Kind::Held));
+        while database_locks_core::clock::time_since_boot() < started + PAUSE * 5 {
+            user.0.update(|state| state.held += 1);
+            user.0.update(|state| state.held -= 1);
         }
         // Before the clock: what is written in between has no pause to account for it.
         let written = *writes.lock().unwrap();
-        let passed = crate::clock::time_since_boot() - started;
+        let passed = database_locks_core::clock::time_since_boot() - started;
         let pauses = passed.as_nanos() / PAUSE.as_nanos();
         assert!(u128::from(written) <= pauses + 1);
     }
@@ -393,9 +387,9 @@ mod tests {
     fn the_thread_ends_with_the_last_user_once_all_is_written() {
         let mut file = hanging();
         assert_eq!(file.writes(), "0");
-        let held = file.mark(Kind::Held);
+        file.count(|state| state.held += 1);
+        file.count(|state| state.held -= 1);
         file.user = None;
-        drop(held);
         file.end.send(Ok(())).unwrap();
         assert_eq!(file.writes(), "0");
         file.end.send(Ok(())).unwrap();
@@ -409,14 +403,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("status");
         for _ in 0..50 {
-            let status = Status::open(Some(path.clone())).unwrap();
-            let _held = Mark::new(status.clone(), Kind::Held);
-            assert!(status.0.as_ref().unwrap().0.flush(LONG));
+            let status = StatusFile::open(&path).unwrap();
+            status.0.0.update(|state| state.held += 1);
+            assert!(status.0.0.flush(LONG));
             assert_eq!(std::fs::read_to_string(&path).unwrap(), "2");
+            status.0.0.update(|state| state.held -= 1);
         }
-        let given_up_at = crate::clock::time_since_boot() + LONG;
+        let given_up_at = database_locks_core::clock::time_since_boot() + LONG;
         while files().contains_key(&file::real(&path)) {
-            assert!(crate::clock::time_since_boot() < given_up_at, "its thread never ends");
+            assert!(
+                database_locks_core::clock::time_since_boot() < given_up_at,
+                "its thread never ends"
+            );
             thread::yield_now();
         }
     }

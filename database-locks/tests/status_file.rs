@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use database_locks_core::{
+use database_locks::{
     Capabilities, Claim, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Locks, LocksBuilder,
-    LossReason, Release, Released, Renewal, Renewed, Result, Verdict, Wakeups, async_trait,
+    LossReason, Release, Released, Renewal, Renewed, Result, StatusFile, Verdict, Wakeups,
+    async_trait, memory::MemoryBackend,
 };
-use database_locks_memory::MemoryBackend;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -43,7 +43,7 @@ impl Place {
     }
 
     fn locks_at(&self, path: impl Into<PathBuf>) -> Locks {
-        self.build(Locks::builder().status_file(path))
+        self.build(at(path))
     }
 
     /// Locks of somebody else.
@@ -58,6 +58,11 @@ impl Place {
     async fn shows(&self, digit: &str) {
         shows(&self.path("status"), digit).await;
     }
+}
+
+/// Options with a status file.
+fn at(path: impl Into<PathBuf>) -> LocksBuilder {
+    Locks::builder().observer(StatusFile::open(path).expect("a file"))
 }
 
 fn read(path: &Path) -> String {
@@ -180,7 +185,7 @@ async fn whoever_asks_once_waits_for_the_answer() {
     let place = Place::new();
     let gate = Arc::new(Semaphore::new(0));
     let backend = Gated { store: place.store.clone(), gate: Arc::clone(&gate) };
-    let options = Locks::builder().status_file(place.path("status"));
+    let options = at(place.path("status"));
     let locks = options.build(Arc::new(backend)).unwrap();
     let _held = place.others().lock("x").acquire().await.unwrap();
     let asking = tokio::spawn(locks.lock("x").try_acquire());
@@ -262,8 +267,7 @@ fn an_engine_whose_runtime_ends_leaves_nothing_behind() {
     let first = runtime();
     let (guard, locks) = first.block_on(async {
         let _others = place.others().lock("y").acquire().await.unwrap();
-        let locks =
-            place.build(Locks::builder().status_file(place.path("status")).on_current_runtime());
+        let locks = place.build(at(place.path("status")).on_current_runtime());
         let guard = locks.lock("x").acquire().await.unwrap();
         tokio::spawn(locks.lock("y").acquire());
         place.shows("2").await;
@@ -338,7 +342,7 @@ async fn what_a_crash_left_behind_is_overwritten_at_the_start() {
         place.shows("0").await;
         fs::write(place.path("status"), "2").unwrap();
         let away = async { Err(Error::new(ErrorKind::Unavailable, "the database is away")) };
-        let opened = Locks::builder().status_file(place.path("status")).open(away).await;
+        let opened = at(place.path("status")).open(away).await;
         assert_eq!(opened.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(read(&place.path("status")), "0");
     }
@@ -347,7 +351,7 @@ async fn what_a_crash_left_behind_is_overwritten_at_the_start() {
 #[tokio::test]
 async fn it_behaves_as_if_locks_worked_where_they_are_switched_off() {
     let place = Place::new();
-    let locks = place.build(Locks::builder().status_file(place.path("status")).disabled(true));
+    let locks = place.build(at(place.path("status")).disabled(true));
     place.shows("0").await;
     let (one, other) = tokio::join!(locks.lock("x").acquire(), locks.lock("x").acquire());
     place.shows("2").await;
@@ -505,9 +509,7 @@ fn another_group() -> u32 {
 
 #[tokio::test]
 async fn a_path_that_is_none_is_refused() {
-    let place = Place::new();
-    let built = Locks::builder().status_file("").build(Arc::new(place.store.clone()));
-    let error = built.unwrap_err();
+    let error = StatusFile::open("").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOption);
     assert!(error.to_string().contains("status_file"), "{error}");
 }

@@ -57,8 +57,8 @@ const POLLED_QUICKLY: usize = 50;
 /// thousand names a second.
 const PER_NAME: Duration = Duration::from_millis(1);
 const AFTER_ERROR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How old a waiter's mark becomes before it is written again.
-const MARK_AGE: Duration = Duration::from_secs(2);
+/// How long a waiter's mark lives at least.
+const SHORTEST_MARK: Duration = Duration::from_secs(5);
 
 /// The longest pause between asks that a mark bridges. Others stand back for as long as a mark lives, also once its
 /// waiter has gone.
@@ -69,21 +69,37 @@ const LONGEST_MARK: Duration = Duration::from_secs(10);
 pub(crate) struct Pace {
     pub(crate) listening: bool,
     pub(crate) names: usize,
+    /// How much later than those of others the moments of this process are.
+    pub(crate) phase: Phase,
+}
+
+/// Who of those that wait for a name asks again soonest, for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quickest {
+    /// The shortest interval that one of them has chosen.
+    pub(crate) interval: Option<Duration>,
+    /// Whether one of them leaves the pace to the engine.
+    pub(crate) adaptive: bool,
 }
 
 impl Pace {
     /// When to ask again what was busy just now for the `asks`th time. `jitter` is 0 to 1.
     pub(crate) fn next_ask(
         self,
-        retry: Retry,
+        quickest: Quickest,
         asks: u32,
         busy: &Busy,
         now: Duration,
         jitter: f64,
     ) -> Duration {
-        if let Retry::Every(interval) = retry {
-            return now.saturating_add(interval.max(Duration::from_millis(1)));
-        }
+        let chosen = quickest
+            .interval
+            .map(|interval| now.saturating_add(interval.max(Duration::from_millis(1))));
+        let adaptive = quickest.adaptive.then(|| self.adaptive(asks, busy, now, jitter));
+        chosen.into_iter().chain(adaptive).min().unwrap_or(now)
+    }
+
+    fn adaptive(self, asks: u32, busy: &Busy, now: Duration, jitter: f64) -> Duration {
         let slowest = self.slowest();
         // Laid on a grid, so that the waiters of a process ask together.
         let (backoff, grid) = if self.listening {
@@ -96,9 +112,11 @@ impl Pace {
             (pause.saturating_sub(POLLING / 2), POLLING)
         };
         match busy.retry_after {
-            // The holder may die: be there when its lease ends, though not before.
-            Some(ends) if ends < backoff => now.saturating_add(ends).saturating_add(ENDED),
-            _ => on_grid(now.saturating_add(backoff), grid),
+            // The holder may die: be there when its lease ends, though not before, and not all at once.
+            Some(ends) if ends < backoff => {
+                now.saturating_add(ends).saturating_add(ENDED.mul_f64(1.0 + jitter))
+            }
+            _ => on_grid(now.saturating_add(backoff), grid, self.phase),
         }
     }
 
@@ -107,19 +125,12 @@ impl Pace {
         now.saturating_add(doubled(AFTER_ERROR.0, failures, AFTER_ERROR.1).mul_f64(0.5 + jitter))
     }
 
-    /// How long a waiter's mark is to live, if it has to be written now.
-    pub(crate) fn mark(
-        self,
-        retry: Retry,
-        marked_at: Option<Duration>,
-        now: Duration,
-    ) -> Option<Duration> {
-        let due = marked_at.is_none_or(|at| now.saturating_sub(at) >= MARK_AGE);
-        let pause = match retry {
-            Retry::Every(interval) => interval.min(LONGEST_MARK),
-            Retry::Adaptive | Retry::Never => self.slowest(),
-        };
-        due.then(|| MARK_AGE.max(pause).mul_f64(2.5))
+    /// How long a waiter's mark is to live.
+    pub(crate) fn mark(self, quickest: Quickest) -> Duration {
+        let chosen = quickest.interval.map(|interval| interval.min(LONGEST_MARK));
+        let adaptive = quickest.adaptive.then(|| self.slowest());
+        let pause = chosen.into_iter().chain(adaptive).min().unwrap_or_default();
+        SHORTEST_MARK.max(pause.mul_f64(2.5))
     }
 
     fn slowest(self) -> Duration {
@@ -136,10 +147,17 @@ fn doubled(first: Duration, times: u32, slowest: Duration) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(slowest)
 }
 
+/// How far through each step of a grid the moments of a process lie, in 2^16ths, so that the processes of a host do not
+/// all ask at the same ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Phase(pub(crate) u16);
+
 /// The first moment of a grid of `step` that is not before `moment`.
-pub(crate) fn on_grid(moment: Duration, step: Duration) -> Duration {
+pub(crate) fn on_grid(moment: Duration, step: Duration, phase: Phase) -> Duration {
     let step = step.as_micros().max(1);
-    let micros = moment.as_micros().div_ceil(step).saturating_mul(step);
+    let shift = (step * u128::from(phase.0)) >> 16;
+    let steps = moment.as_micros().saturating_sub(shift).div_ceil(step);
+    let micros = steps.saturating_mul(step).saturating_add(shift);
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
@@ -148,10 +166,15 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_000);
+    const ADAPTIVE: Quickest = Quickest { interval: None, adaptive: true };
+
+    fn pace(listening: bool, names: usize) -> Pace {
+        Pace { listening, names, phase: Phase::default() }
+    }
 
     fn delay(pace: Pace, asks: u32, retry_after: Option<Duration>) -> Duration {
         let busy = Busy { holder: None, retry_after };
-        pace.next_ask(Retry::Adaptive, asks, &busy, NOW, 0.5) - NOW
+        pace.next_ask(ADAPTIVE, asks, &busy, NOW, 0.5) - NOW
     }
 
     #[test]
@@ -174,7 +197,7 @@ mod tests {
 
     #[test]
     fn polling_is_quick_at_first_and_backs_off() {
-        let pace = Pace { listening: false, names: 1 };
+        let pace = pace(false, 1);
         for asks in 0..=POLLS_AT_FIRST {
             assert!(delay(pace, asks, None) <= POLLING * 3 / 2);
         }
@@ -182,7 +205,7 @@ mod tests {
         assert!(delay(pace, u32::MAX, None) <= Duration::from_millis(320));
         // All names of a process are asked for at the same moments.
         let busy = Busy::default();
-        let ask = |after| pace.next_ask(Retry::Adaptive, 0, &busy, NOW + after, 0.5);
+        let ask = |after| pace.next_ask(ADAPTIVE, 0, &busy, NOW + after, 0.5);
         let moments = (0..1_000).map(|millis| ask(Duration::from_millis(millis)));
         let moments: std::collections::BTreeSet<Duration> = moments.collect();
         assert!(moments.len() < 50, "{} moments in a second", moments.len());
@@ -190,15 +213,15 @@ mod tests {
 
     #[test]
     fn hints_and_many_names_slow_it_down() {
-        let few = Pace { listening: true, names: 1 };
+        let few = pace(true, 1);
         assert!(delay(few, 20, None) >= Duration::from_millis(1_500));
-        let many = Pace { listening: false, names: 5_000 };
+        let many = pace(false, 5_000);
         assert!(delay(many, 20, None) >= Duration::from_secs(4));
     }
 
     #[test]
     fn the_end_of_the_holders_lease_is_not_missed() {
-        let pace = Pace { listening: true, names: 5_000 };
+        let pace = pace(true, 5_000);
         let ends = Duration::from_millis(30);
         let delay = delay(pace, 20, Some(ends));
         assert!(delay > ends && delay < Duration::from_millis(50), "{delay:?}");
@@ -206,13 +229,35 @@ mod tests {
 
     #[test]
     fn a_mark_outlives_the_next_ask() {
-        for pace in [Pace { listening: true, names: 1 }, Pace { listening: false, names: 9_000 }] {
-            let mark = pace.mark(Retry::Adaptive, None, NOW).unwrap();
-            assert!(mark > delay(pace, 20, None) + MARK_AGE / 2);
-            assert_eq!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE / 2), None);
-            assert!(pace.mark(Retry::Adaptive, Some(NOW), NOW + MARK_AGE).is_some());
-            let patient = Retry::Every(Duration::from_hours(1));
-            assert!(pace.mark(patient, None, NOW) <= Some(Duration::from_secs(25)));
+        for pace in [pace(true, 1), pace(false, 9_000)] {
+            assert!(pace.mark(ADAPTIVE) > delay(pace, 20, None) * 2);
+            let interval = Some(Duration::from_hours(1));
+            let patient = pace.mark(Quickest { interval, adaptive: false });
+            assert_eq!(patient, Duration::from_secs(25));
+        }
+    }
+
+    #[test]
+    fn the_quickest_of_a_line_sets_its_pace() {
+        let interval = Some(Duration::from_mins(1));
+        let (busy, pace) = (Busy::default(), pace(false, 1));
+        let ask =
+            |adaptive| pace.next_ask(Quickest { interval, adaptive }, 0, &busy, NOW, 0.5) - NOW;
+        assert_eq!(ask(false), Duration::from_mins(1));
+        assert!(ask(true) < POLLING * 2);
+    }
+
+    #[test]
+    fn processes_have_phases_of_their_own() {
+        let step = Duration::from_millis(20);
+        let moments = [0, 0x4000, 0x8000].map(|phase| on_grid(NOW, step, Phase(phase)) - NOW);
+        assert_eq!(moments, [0, 5, 10].map(Duration::from_millis));
+        for phase in [0, 1, 0x7fff, u16::MAX] {
+            for millis in 0..40 {
+                let moment = NOW + Duration::from_millis(millis);
+                let next = on_grid(moment, step, Phase(phase));
+                assert!(next >= moment && next < moment + step);
+            }
         }
     }
 }

@@ -1,0 +1,494 @@
+//! The engine's one task: it owns all state, and lets the wait queue, the renewals and the
+//! releases send their batches. Whatever talks to the database runs in a task of its own.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::backend::{LockBackend, Released, Renewed, Verdict, Wakeup};
+use crate::callbacks;
+use crate::clock::Clock;
+use crate::engine::backoff;
+use crate::engine::hints;
+use crate::engine::hold::{GivenUp, Hold, Shared};
+use crate::engine::releases::{self, Interest, Releases};
+use crate::engine::renewals::{self, Renewals};
+use crate::engine::request::{Request, RequestId};
+use crate::engine::wait_queue::{self, Grant, HandOver, Kept, Unheard, WaitQueue};
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::{Attempt, LeaseId};
+use crate::lease::Lease;
+use crate::lease::state::{Event, Phase};
+use crate::loss::LossReason;
+use crate::name::LockName;
+use crate::observer::{Event as Observed, Observers};
+use crate::owner::Owner;
+
+/// How soon a thread is tried to be had again for callbacks.
+const CALLBACKS: Duration = Duration::from_millis(250);
+
+/// What the users of an engine ask of it.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Somebody wants a lock.
+    Enter(Box<Request>),
+    /// Whoever wanted it has gone.
+    Leave(RequestId),
+    /// End everything; answered once nothing is left to do.
+    Shutdown(oneshot::Sender<()>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    backend: Arc<dyn LockBackend>,
+    clock: Clock,
+    request_timeout: Duration,
+    commands: mpsc::UnboundedReceiver<Command>,
+    hints: mpsc::UnboundedReceiver<Wakeup>,
+    hints_sender: Option<mpsc::UnboundedSender<Wakeup>>,
+    given_up: mpsc::UnboundedReceiver<GivenUp>,
+    given_up_sender: mpsc::UnboundedSender<GivenUp>,
+    waiting: WaitQueue,
+    renewals: Renewals,
+    releases: Releases,
+    /// Leases that are to be handed over to whoever comes next: when they are dead whatever becomes of that, and who wants
+    /// to know.
+    handing_over: HashMap<Attempt, (LeaseId, Option<Duration>, Interest)>,
+    /// Leases of explicit owners, for others of that owner to join.
+    owned: Owned,
+    tasks: JoinSet<Done>,
+    closing: Option<Vec<oneshot::Sender<()>>>,
+    observers: Observers,
+    /// Whether the last answer of the database was that it is not there.
+    away: bool,
+}
+
+/// Leases by name and by the label of their explicit owner.
+type Owned = HashMap<(LockName, Owner), Arc<Shared>>;
+
+/// What came of a batch.
+#[derive(Debug)]
+enum Done {
+    Claims(wait_queue::Departure, Result<Vec<Verdict>>),
+    Renewals(renewals::Departure, Result<Vec<Renewed>>),
+    Releases(releases::Departure, Result<Vec<Released>>),
+}
+
+impl Driver {
+    pub(crate) fn new(
+        backend: Arc<dyn LockBackend>,
+        clock: Clock,
+        request_timeout: Duration,
+        commands: mpsc::UnboundedReceiver<Command>,
+        observers: Observers,
+    ) -> Self {
+        let can = backend.capabilities();
+        let (hints_sender, hints) = mpsc::unbounded_channel();
+        let (given_up_sender, given_up) = mpsc::unbounded_channel();
+        let phase = backoff::Phase(fastrand::u16(..));
+        Self {
+            backend,
+            clock,
+            request_timeout,
+            commands,
+            hints,
+            hints_sender: Some(hints_sender),
+            given_up,
+            given_up_sender,
+            waiting: WaitQueue::new(&can, phase, observers.clone()),
+            renewals: Renewals::new(can.max_batch, phase, observers.clone()),
+            releases: Releases::new(&can),
+            handing_over: HashMap::new(),
+            owned: HashMap::new(),
+            tasks: JoinSet::new(),
+            closing: None,
+            observers,
+            away: false,
+        }
+    }
+
+    /// Works until everybody has gone and nothing is left to do.
+    pub(crate) async fn run(mut self) {
+        let mut abandoned = false;
+        loop {
+            abandoned |= self.hear_all();
+            self.depart();
+            if (abandoned || self.closing.is_some()) && self.is_idle() {
+                break;
+            }
+            let callbacks = callbacks::retry().then(|| self.clock.now().saturating_add(CALLBACKS));
+            let next = [self.waiting.next(), self.renewals.next(), self.releases.next(), callbacks];
+            let next = next.into_iter().flatten().min();
+            let clock = self.clock;
+            tokio::select! {
+                command = self.commands.recv(), if !abandoned => match command {
+                    Some(command) => self.handle_command(command),
+                    None => abandoned = true,
+                },
+                Some(given_up) = self.given_up.recv() => self.handle_given_up(given_up),
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => self.handle_done(done),
+                    // What was in the batch would wait for ever. The holders hear of it as this is dropped.
+                    Err(panic) => {
+                        tracing::error!(%panic, "the backend panicked: these locks have ended");
+                        return;
+                    }
+                },
+                Some(hint) = self.hints.recv() => self.handle_hint(hint),
+                () = async { clock.sleep_towards(next.unwrap_or_default()).await },
+                    if next.is_some() => {}
+            }
+            let now = self.clock.now();
+            self.waiting.tick(now);
+            self.renewals.tick(now);
+            self.releases.tick(now);
+        }
+        if self.closing.is_none() {
+            return;
+        }
+        // Nobody asks from here on, and so what observers hear next is the last.
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.handle_command(command);
+        }
+        let closing = self.closing.take();
+        self.observers.flush().await;
+        for waiting in closing.into_iter().flatten() {
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Hears what has come meanwhile, so that it leaves together: claims first, which may take the places of leases that are
+    /// given back. Says whether all users have gone.
+    fn hear_all(&mut self) -> bool {
+        let abandoned = loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.handle_command(command),
+                Err(error) => break error == mpsc::error::TryRecvError::Disconnected,
+            }
+        };
+        self.hear_given_up();
+        abandoned
+    }
+
+    fn hear_given_up(&mut self) {
+        while let Ok(given_up) = self.given_up.try_recv() {
+            self.handle_given_up(given_up);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.renewals.is_empty()
+            && self.releases.is_empty()
+            && self.handing_over.is_empty()
+            && self.given_up.is_empty()
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let now = self.clock.now();
+        match command {
+            Command::Enter(mut request) => {
+                if self.closing.is_some() {
+                    if let Some(reply) = request.reply.take() {
+                        reply.send(Err(shut_down()));
+                    }
+                    return;
+                }
+                match join(&self.owned, &request) {
+                    Some(hold) => request.fulfil(hold),
+                    None => self.waiting.enter(*request, now),
+                }
+            }
+            Command::Leave(id) => self.waiting.leave(id, now),
+            Command::Shutdown(reply) => {
+                // These came before.
+                self.hear_given_up();
+                self.waiting.close(&shut_down(), now);
+                self.releases.close(now);
+                let leases: Vec<Lease> = self.renewals.leases().cloned().collect();
+                for lease in leases {
+                    self.give_back(&lease, Event::Gone(LossReason::Shutdown), None);
+                }
+                self.closing.get_or_insert_default().push(reply);
+            }
+        }
+    }
+
+    /// The last share in a lease is gone.
+    fn handle_given_up(&mut self, given_up: GivenUp) {
+        match self.renewals.get(given_up.attempt).cloned() {
+            Some(lease) => self.give_back(&lease, Event::Release, given_up.reply),
+            // Shut down before: its release is on its way or done.
+            None => {
+                if let Some(reply) = given_up.reply {
+                    let _ = reply.send(Err(Error::lost(LossReason::Shutdown)));
+                }
+            }
+        }
+    }
+
+    fn give_back(
+        &mut self,
+        lease: &Lease,
+        event: Event,
+        reply: Option<oneshot::Sender<Result<()>>>,
+    ) {
+        let id = lease.id();
+        let ours_since = self.renewals.forget(id.attempt);
+        if id.owner.is_explicit() {
+            let key = (id.name.clone(), id.owner.clone());
+            // Another lease may have taken the place of one that was lost.
+            if self.owned.get(&key).is_some_and(|shared| shared.lease().id() == id) {
+                self.owned.remove(&key);
+            }
+        }
+        let interest = match lease.apply(event).phase {
+            // The server has forgotten it, or it is kept.
+            Phase::Lost(
+                reason @ (LossReason::Taken
+                | LossReason::Superseded
+                | LossReason::Deleted
+                | LossReason::Released),
+            ) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
+                }
+                return;
+            }
+            // Too late, and it is given back all the same, so that others do not wait for its end: it may have
+            // expired here and not there, or have been revoked.
+            Phase::Lost(reason) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(Error::lost(reason).with_lock(&id.name)));
+                }
+                Interest::Failure
+            }
+            Phase::Held | Phase::Unknown | Phase::Released => {
+                reply.map_or(Interest::Outcome, Interest::Reply)
+            }
+        };
+        let deadline = lease.look().deadline;
+        let until = deadline.map(|deadline| deadline.saturating_add(lease.terms().margin));
+        let now = self.clock.now();
+        // What is lost is no more to be given.
+        let is_ours = !matches!(interest, Interest::Failure);
+        if is_ours && self.waiting.hand_over(id, ours_since, now) {
+            self.handing_over.insert(id.attempt, (id.clone(), until, interest));
+        } else {
+            self.releases.enter(id.clone(), until, interest, now);
+        }
+    }
+
+    /// Releases what was not handed over after all.
+    fn handle_kept(&mut self, now: Duration) {
+        for Kept { attempt, outcome } in self.waiting.kept() {
+            let Some((lease, until, interest)) = self.handing_over.remove(&attempt) else {
+                continue;
+            };
+            match outcome {
+                HandOver::Done => interest.tell(Ok(())),
+                HandOver::NotDone => self.releases.enter(lease, until, interest, now),
+                HandOver::Unknown => self.releases.enter_again(lease, until, interest, now),
+            }
+        }
+    }
+
+    /// Sends whatever can leave now.
+    fn depart(&mut self) {
+        let now = self.clock.now();
+        self.handle_kept(now);
+        while let Some(batch) = self.renewals.depart(now) {
+            let time = batch.time.min(self.request_timeout);
+            let backend = Arc::clone(&self.backend);
+            self.tasks.spawn(async move {
+                let call = async { backend.renew(&batch.renewals).await };
+                let answer = ask(time, batch.renewals.len(), "renew", call).await;
+                Done::Renewals(batch, answer)
+            });
+        }
+        while let Some(batch) = self.releases.depart(now) {
+            let (time, backend) = (self.request_timeout, Arc::clone(&self.backend));
+            self.tasks.spawn(async move {
+                let call = async { backend.release(&batch.releases).await };
+                let answer = ask(time, batch.releases.len(), "release", call).await;
+                Done::Releases(batch, answer)
+            });
+        }
+        let owned = &self.owned;
+        while let Some(batch) = self.waiting.depart(now, &|request| join(owned, request)) {
+            let (time, backend) = (self.request_timeout, Arc::clone(&self.backend));
+            self.tasks.spawn(async move {
+                let call = async { backend.acquire(&batch.claims).await };
+                let answer = ask(time, batch.claims.len(), "acquire", call).await;
+                Done::Claims(batch, answer)
+            });
+        }
+    }
+
+    fn handle_done(&mut self, done: Done) {
+        let now = self.clock.now();
+        self.observe(match &done {
+            Done::Claims(_, answer) => answer.as_ref().err(),
+            Done::Renewals(_, answer) => answer.as_ref().err(),
+            Done::Releases(_, answer) => answer.as_ref().err(),
+        });
+        match done {
+            Done::Claims(batch, answer) => {
+                let (grants, unheard) = self.waiting.arrive(&batch, answer, now);
+                for unheard in unheard {
+                    self.give_back_unheard(unheard, now);
+                }
+                for grant in grants {
+                    self.grant(grant, batch.at, now);
+                }
+                if self.waiting.was_busy() {
+                    self.listen();
+                }
+            }
+            Done::Renewals(batch, answer) => {
+                for unheard in self.renewals.arrive(&batch, answer, now) {
+                    self.give_back_unheard(unheard, now);
+                }
+            }
+            Done::Releases(batch, answer) => {
+                for name in self.releases.arrive(&batch, answer, now) {
+                    self.waiting.released(&name, now);
+                }
+            }
+        }
+    }
+
+    /// Tells of the database by what came of a request.
+    fn observe(&mut self, error: Option<&Error>) {
+        match error.filter(|error| error.is_retryable()) {
+            Some(error) if !self.away => {
+                self.away = true;
+                self.observers.tell(Observed::Away { error });
+            }
+            None if self.away => {
+                self.away = false;
+                self.observers.tell(Observed::Back);
+            }
+            _ => {}
+        }
+    }
+
+    /// Frees a lease that lives on the server, and that nobody here believes to have.
+    fn give_back_unheard(&mut self, Unheard { lease, until }: Unheard, now: Duration) {
+        self.releases.enter(lease, until, Interest::Failure, now);
+    }
+
+    fn grant(&mut self, grant: Grant, asked_at: Duration, now: Duration) {
+        let Grant { request, token, ours_since } = grant;
+        let claim = &request.claim;
+        let id = claim.lease(token);
+        let lease = Lease::granted(id, request.terms, self.clock, asked_at);
+        self.renewals.watch(lease.clone(), asked_at, ours_since);
+        let hold = Hold::new(lease, self.given_up_sender.clone());
+        if claim.owner.is_explicit() {
+            let key = (claim.name.clone(), claim.owner.clone());
+            // What could not be joined, such as a lease of another share, the server has ended.
+            if let Some(old) = self.owned.remove(&key) {
+                old.lease().apply(Event::Gone(LossReason::Superseded));
+            }
+            if request.reply.is_some() {
+                self.owned.insert(key, hold.shared());
+            }
+            let owned = &self.owned;
+            let joining = self.waiting.joining(&claim.name, now, &|request| join(owned, request));
+            for (other, hold) in joining {
+                other.fulfil(hold);
+            }
+        }
+        request.fulfil(hold);
+    }
+
+    /// Begins to listen for hints, the first time that somebody waits.
+    fn listen(&mut self) {
+        if let Some(sender) = self.hints_sender.take() {
+            tokio::spawn(hints::listen(Arc::clone(&self.backend), sender));
+        }
+    }
+
+    fn handle_hint(&mut self, hint: Wakeup) {
+        let now = self.clock.now();
+        match hint {
+            Wakeup::Listening => self.waiting.set_listening(true, now),
+            Wakeup::Released(name) => self.waiting.wake(&name, now),
+            Wakeup::Missed => self.waiting.set_listening(false, now),
+        }
+    }
+}
+
+/// Nobody will renew the leases any more, whatever made the engine end.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for lease in self.renewals.leases() {
+            lease.apply(Event::Gone(LossReason::Shutdown));
+        }
+    }
+}
+
+/// The error of whoever asks something of an engine that has ended.
+pub(crate) fn shut_down() -> Error {
+    Error::new(ErrorKind::Unsupported, "these locks were shut down: make new ones")
+}
+
+/// A live lease of the same explicit owner, for `request` to join.
+fn join(owned: &Owned, request: &Request) -> Option<Hold> {
+    let claim = &request.claim;
+    if !claim.owner.is_explicit() {
+        return None;
+    }
+    let shared = owned.get(&(claim.name.clone(), claim.owner.clone()))?;
+    let lease = shared.lease();
+    if lease.id().share != claim.share || lease.look().is_over() {
+        return None;
+    }
+    shared.join()
+}
+
+/// Sends a batch, and makes sure that an answer comes, in time, with an entry for each item.
+async fn ask<T>(
+    time: Duration,
+    items: usize,
+    operation: &'static str,
+    call: impl Future<Output = Result<Vec<T>>>,
+) -> Result<Vec<T>> {
+    let answer = tokio::time::timeout(time, AssertUnwindSafe(call).catch_unwind()).await;
+    let answers = match answer {
+        Ok(Ok(answer)) => answer.map_err(|error| error.with_operation(operation))?,
+        Ok(Err(_panic)) => {
+            return Err(Error::new(
+                ErrorKind::Backend,
+                "the backend panicked: this is a defect of it",
+            )
+            .with_operation(operation));
+        }
+        Err(_elapsed) => {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the database did not answer within {time:?}: check that it is reachable"),
+            )
+            .with_operation(operation));
+        }
+    };
+    if answers.len() != items {
+        return Err(Error::new(
+            ErrorKind::Backend,
+            format!(
+                "the backend gave {} answers to {items} items: this is a defect of it",
+                answers.len()
+            ),
+        )
+        .with_operation(operation));
+    }
+    Ok(answers)
+}

@@ -1,0 +1,357 @@
+//! Renewals of all leases of a process, together, and the deadlines of those leases.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::backend::{Renewal, Renewed};
+use crate::engine::backoff::{Phase as GridPhase, on_grid};
+use crate::engine::batcher::{Batcher, Company, Haste};
+use crate::engine::timers::Timers;
+use crate::engine::wait_queue::Unheard;
+use crate::error::Result;
+use crate::identity::Attempt;
+use crate::lease::Lease;
+use crate::lease::state::{Event, Phase};
+use crate::name::LockName;
+use crate::observer::{Event as Observed, Observers};
+
+/// One batch at a time, since renewals have one connection.
+const MAX_IN_FLIGHT: usize = 1;
+/// The least time that a renewal is given.
+const LEAST_TIME: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct Renewals {
+    leases: HashMap<Attempt, Held>,
+    /// When to look at a lease: its renewal is due, or its deadline has come.
+    timers: Timers<Attempt>,
+    batcher: Batcher<Attempt>,
+    /// How many leases are renewed that have this TTL.
+    ttls: BTreeMap<Duration, usize>,
+    /// How many batches in a row have failed.
+    failures: u32,
+    phase: GridPhase,
+    observers: Observers,
+}
+
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    /// When it is to be renewed next, unless that is under way.
+    renewal: Option<Duration>,
+    /// Since when its lock has gone from one to the next here, if it came so.
+    ours_since: Option<Duration>,
+    /// It was in a batch that failed, and may be to blame: it is asked for by itself.
+    is_suspect: bool,
+}
+
+impl Renewals {
+    pub(crate) fn new(max_batch: usize, phase: GridPhase, observers: Observers) -> Self {
+        Self {
+            leases: HashMap::new(),
+            timers: Timers::new(),
+            batcher: Batcher::new(MAX_IN_FLIGHT, max_batch),
+            ttls: BTreeMap::new(),
+            failures: 0,
+            phase,
+            observers,
+        }
+    }
+
+    /// Takes care of a lease that was granted to a request that left at `asked_at`, and whose lock has gone from one to the next
+    /// here since `ours_since`.
+    pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration, ours_since: Option<Duration>) {
+        let attempt = lease.id().attempt;
+        if let Some(ttl) = renewed_ttl(&lease) {
+            *self.ttls.entry(ttl).or_default() += 1;
+        }
+        self.leases.insert(attempt, Held { lease, renewal: None, ours_since, is_suspect: false });
+        self.schedule(attempt, asked_at, 1);
+    }
+
+    /// The holder gives the lease up: no renewal leaves any more. Says since when its lock has gone from one to the next here.
+    pub(crate) fn forget(&mut self, attempt: Attempt) -> Option<Duration> {
+        let Held { lease, ours_since, .. } = self.leases.remove(&attempt)?;
+        self.timers.cancel(&attempt);
+        if let Some(ttl) = renewed_ttl(&lease)
+            && let Some(count) = self.ttls.get_mut(&ttl)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.ttls.remove(&ttl);
+            }
+        }
+        ours_since
+    }
+
+    pub(crate) fn get(&self, attempt: Attempt) -> Option<&Lease> {
+        self.leases.get(&attempt).map(|held| &held.lease)
+    }
+
+    pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values().map(|held| &held.lease)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    pub(crate) fn tick(&mut self, now: Duration) {
+        while let Some(attempt) = self.timers.pop(now) {
+            let Some(held) = self.leases.get_mut(&attempt) else { continue };
+            let state = held.lease.look();
+            if let Phase::Lost(reason) = state.phase {
+                let lease = &held.lease;
+                tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
+            }
+            if state.is_over() {
+                continue;
+            }
+            if held.renewal.take_if(|renewal| *renewal <= now).is_some() {
+                let company = if held.is_suspect { Company::Isolated } else { Company::Any };
+                let order = state.deadline.map_or(u64::MAX, |deadline| {
+                    u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX)
+                });
+                let name = held.lease.name().clone();
+                // Whose deadline comes first goes first.
+                self.batcher.push(name, attempt, order, Haste::Patient, company);
+            }
+            if let Some(next) = held.renewal.into_iter().chain(state.deadline).min() {
+                self.timers.set(attempt, next);
+            }
+        }
+    }
+
+    /// The next batch of renewals, to be sent at `now`.
+    pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
+        let leases = &self.leases;
+        let is_wanted =
+            |attempt: &Attempt| leases.get(attempt).is_some_and(|held| held.lease.is_good());
+        let batch = self.batcher.depart(now, is_wanted)?;
+        let (mut names, mut renewals) =
+            (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for (name, attempt) in batch {
+            let Some(Held { lease, .. }) = leases.get(&attempt) else { continue };
+            names.push(name);
+            renewals.push(Renewal { lease: lease.id().clone(), ttl: lease.terms().ttl });
+        }
+        // A batch that hangs delays all others, so it has the time that the lease with the
+        // shortest TTL of all can spare; more after a failure, so that one lease whose TTL is
+        // shorter than the network is slow does not take all others along.
+        let shortest = self.ttls.first_key_value();
+        let time = shortest
+            .map_or(Duration::MAX, |(ttl, _)| (*ttl / 3).max(LEAST_TIME))
+            .saturating_mul(1 << self.failures.min(10));
+        Some(Departure { names, renewals, at: now, time })
+    }
+
+    /// Takes the answer to a batch, and says which leases live on the server that their holders have given up for lost.
+    pub(crate) fn arrive(
+        &mut self,
+        departure: &Departure,
+        answer: Result<Vec<Renewed>>,
+        now: Duration,
+    ) -> Vec<Unheard> {
+        self.batcher.landed(&departure.names, departure.at, now);
+        let count = departure.renewals.len();
+        let (answers, are_suspect) = match answer {
+            Ok(answers) => {
+                self.failures = 0;
+                (answers, false)
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                tracing::warn!(leases = count, %error, "a renewal failed, will try again");
+                (vec![Renewed::Skipped; count], !error.is_retryable())
+            }
+        };
+        let mut raised = Vec::new();
+        for (renewal, answer) in departure.renewals.iter().zip(answers) {
+            let attempt = renewal.lease.attempt;
+            let Some(held) = self.leases.get_mut(&attempt) else { continue };
+            held.is_suspect = are_suspect;
+            let lease = &held.lease;
+            let event = match answer {
+                Renewed::Alive => Event::Renewed { asked_at: departure.at },
+                Renewed::Lost(reason) => Event::Gone(reason),
+                Renewed::Skipped => Event::Failed,
+            };
+            let was_over = lease.look().is_over();
+            match lease.apply(event).phase {
+                Phase::Lost(reason) => {
+                    if !was_over {
+                        tracing::warn!(
+                            lock = %lease.name(), token = %lease.token(), %reason, "lease lost"
+                        );
+                    }
+                    if answer == Renewed::Alive {
+                        let until = renewal.ttl.duration().map(|ttl| now.saturating_add(ttl));
+                        raised.push(Unheard { lease: lease.id().clone(), until });
+                    }
+                    self.timers.cancel(&attempt);
+                }
+                Phase::Unknown => {
+                    self.observers.tell(Observed::RenewalFailed { lease: lease.id() });
+                    self.schedule(attempt, now, 8);
+                }
+                Phase::Held => {
+                    self.observers.tell(Observed::Renewed { lease: lease.id() });
+                    self.schedule(attempt, departure.at, 1);
+                }
+                Phase::Released => {}
+            }
+        }
+        raised
+    }
+
+    /// Makes the next renewal due a period, or a part of one, after `since`, and the deadline
+    /// whenever it is.
+    fn schedule(&mut self, attempt: Attempt, since: Duration, part: u32) {
+        let Some(held) = self.leases.get_mut(&attempt) else { return };
+        held.renewal = held.lease.terms().renew_every.map(|period| {
+            // Laid on a grid that is the same for all leases of one TTL, so that they leave
+            // together; the step before, since a renewal must not be late.
+            let step = period / 8;
+            let due = on_grid(since.saturating_add(period / part), step, self.phase);
+            due.saturating_sub(step).max(since.saturating_add(step / 2))
+        });
+        let deadline = held.lease.look().deadline;
+        if let Some(next) = held.renewal.into_iter().chain(deadline).min() {
+            self.timers.set(attempt, next);
+        }
+    }
+}
+
+/// The TTL of a lease that is renewed and can expire.
+fn renewed_ttl(lease: &Lease) -> Option<Duration> {
+    lease.terms().renew_every.and(lease.terms().ttl.duration())
+}
+
+/// A batch of renewals on its way.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    names: Vec<LockName>,
+    pub(crate) renewals: Vec<Renewal>,
+    pub(crate) at: Duration,
+    /// How long it may take.
+    pub(crate) time: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::error::{Error, ErrorKind};
+    use crate::identity::{LeaseId, Token};
+    use crate::lease::state::{RenewBefore, Terms};
+    use crate::loss::LossReason;
+    use crate::owner::Owner;
+    use crate::share::Share;
+    use crate::ttl::Ttl;
+
+    fn every(period: u64, ttl: Ttl) -> Terms {
+        let renew_every = Some(Duration::from_secs(period));
+        Terms { ttl, margin: Duration::ZERO, renew_every, switched_off: false }
+    }
+
+    /// Leases of these names and terms that were granted just now.
+    fn watched(leases: &[(&str, Terms)]) -> (Renewals, Duration) {
+        let start = Clock::Boot.now();
+        let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
+        for (name, terms) in leases {
+            let id = LeaseId {
+                name: LockName::new(name).unwrap(),
+                attempt: Attempt::new(),
+                token: Token::new(1),
+                owner: Owner::of_this_process(),
+                share: Share::ALL,
+            };
+            renewals.watch(Lease::granted(id, *terms, Clock::Boot, start), start, None);
+        }
+        (renewals, start)
+    }
+
+    fn names(departure: &Departure) -> Vec<&str> {
+        departure.names.iter().map(LockName::as_str).collect()
+    }
+
+    #[test]
+    fn leases_of_a_batch_that_failed_for_good_are_asked_for_one_by_one() {
+        let endless = every(8, Ttl::Infinite);
+        let (mut renewals, start) = watched(&["a", "b", "c"].map(|name| (name, endless)));
+        let mut now = start + Duration::from_secs(10);
+        renewals.tick(now);
+        let together = renewals.depart(now).unwrap();
+        assert_eq!(together.renewals.len(), 3);
+        let error = Error::new(ErrorKind::Backend, "one of them is broken");
+        renewals.arrive(&together, Err(error), now);
+
+        now += Duration::from_secs(10);
+        renewals.tick(now);
+        for _ in 0..3 {
+            let alone = renewals.depart(now).unwrap();
+            assert_eq!(alone.renewals.len(), 1);
+            renewals.arrive(&alone, Ok(vec![Renewed::Alive]), now);
+        }
+        now += Duration::from_secs(10);
+        renewals.tick(now);
+        assert_eq!(renewals.depart(now).unwrap().renewals.len(), 3, "they are trusted again");
+    }
+
+    #[test]
+    fn whose_deadline_comes_first_is_renewed_first() {
+        let long = Ttl::new(Duration::from_hours(20)).unwrap();
+        let short = Ttl::new(Duration::from_hours(10)).unwrap();
+        let names_of_long: Vec<String> = (0..25).map(|i| format!("a {i:2}")).collect();
+        let mut leases: Vec<_> =
+            names_of_long.iter().map(|name| (&**name, every(8, long))).collect();
+        leases.push(("z", every(8, short)));
+        let (mut renewals, start) = watched(&leases);
+        let now = start + Duration::from_secs(10);
+        renewals.tick(now);
+        let first = renewals.depart(now).unwrap();
+        assert!(names(&first).contains(&"z"), "{:?}", names(&first));
+        assert_eq!(first.time, Duration::from_hours(10) / 3);
+        assert_eq!(renewals.depart(now).map(|batch| batch.renewals.len()), None, "one at a time");
+    }
+
+    #[test]
+    fn what_was_given_up_meanwhile_is_not_asked_for() {
+        let (mut renewals, start) =
+            watched(&["a", "b"].map(|name| (name, every(8, Ttl::Infinite))));
+        let now = start + Duration::from_secs(10);
+        renewals.tick(now);
+        let given_up = renewals.leases().find(|lease| lease.name().as_str() == "a").unwrap();
+        given_up.apply(Event::Release);
+        assert_eq!(names(&renewals.depart(now).unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn a_renewal_that_is_heard_of_too_late_is_to_be_given_back() {
+        let clock = Clock::Boot.now();
+        let ttl = Ttl::new(Duration::from_millis(100)).unwrap();
+        let terms = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
+        let id = LeaseId {
+            name: LockName::new("x").unwrap(),
+            attempt: Attempt::new(),
+            token: Token::new(1),
+            owner: Owner::of_this_process(),
+            share: Share::ALL,
+        };
+        let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
+        renewals.watch(Lease::granted(id.clone(), terms, Clock::Boot, clock), clock, None);
+        let asked = clock + Duration::from_millis(60);
+        renewals.tick(asked);
+        let Some(late) = renewals.depart(asked) else {
+            // This machine was so slow that the lease has ended before it could be renewed.
+            return;
+        };
+        renewals.get(id.attempt).unwrap().apply(Event::Gone(LossReason::Expired));
+        let raised = renewals.arrive(&late, Ok(vec![Renewed::Alive]), asked);
+        assert_eq!(raised.into_iter().map(|one| one.lease).collect::<Vec<_>>(), [id]);
+    }
+}

@@ -1,0 +1,901 @@
+//! Everybody in this process who wants a lock and does not have it yet.
+//!
+//! Those who wait for a name stand in its line, first come, first served. The head of a line asks the database,
+//! again and again, and those behind it that take as much as it does, and could hold the lock beside it, ask along
+//! with it once: as long as nobody has been told that the lock is busy. A request that asks once stands in no line.
+//! What becomes of a request by itself is decided by [`State`]; here is what they are to each other. No I/O:
+//! requests in, batches of claims out, verdicts in, grants out.
+//!
+//! Where somebody here gives back what the head of a line waits for, the head's claim takes the place of that lease, in
+//! one round trip. After a while of that the lock is released, for others than this process to have a turn.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::backend::{Busy, Capabilities, Claim, Verdict};
+use crate::engine::PATIENCE;
+use crate::engine::backoff::{Pace, Phase, Quickest, Retry};
+use crate::engine::batcher::{Batcher, Company, Haste};
+use crate::engine::hold::Hold;
+use crate::engine::request::{Request, RequestId};
+use crate::engine::timers::Timers;
+use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::{Attempt, LeaseId, Token};
+use crate::name::LockName;
+use crate::observer::{self, Observers};
+
+/// How many at most ask together once others have the lock, and how many for each of these.
+const FOLLOWERS: usize = 256;
+const MORE: usize = 4;
+/// How long an unanswered request may be out before its caller is told that the database is away,
+/// and not only that the lock was not free.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How soon to look again whether what is over has been answered.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+/// For how long a lock is handed over within this process, and how much longer than two round trips its next waiter here
+/// stands back then: where hints tell others of a release, and where they have to find out.
+const OURS: Duration = Duration::from_millis(500);
+const STAND_BACK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(30));
+
+/// A claim that was granted.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) request: Request,
+    pub(crate) token: Token,
+    /// Since when the lock has gone from one to the next here, if it came so.
+    pub(crate) ours_since: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(crate) struct WaitQueue {
+    backend: &'static str,
+    pending: HashMap<RequestId, Pending>,
+    lines: HashMap<LockName, Line>,
+    batcher: Batcher<RequestId>,
+    timers: Timers<Due>,
+    /// Counts the claims, so that they leave in their order.
+    asked: u64,
+    listening: bool,
+    /// Whether anybody who waits was ever told that a lock is busy.
+    was_busy: bool,
+    closing: bool,
+    /// Leases that were to be handed over, and are not.
+    kept: Vec<Kept>,
+    hands_over: bool,
+    phase: Phase,
+    random: fastrand::Rng,
+    observers: Observers,
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    state: State,
+    /// Where it stands in the line of its name, if it does.
+    place: Option<u64>,
+    /// The lease whose place its next claim is to take.
+    replaces: Option<LeaseId>,
+    /// Since when the lock went from one to the next here that it was to be handed.
+    ours_since: Duration,
+    /// When its last claim left.
+    sent: Duration,
+    failures: u32,
+    /// Why its last claim had no answer.
+    error: Option<Error>,
+}
+
+/// Those who wait for one name.
+#[derive(Debug, Default)]
+struct Line {
+    order: BTreeMap<u64, RequestId>,
+    arrived: u64,
+    /// How many ask at which interval, and how many at the pace that suits the backend.
+    intervals: BTreeMap<Duration, usize>,
+    adaptive: usize,
+    /// How many of them may join a lease of their owner's.
+    explicit: usize,
+    /// How often its head was put off since the last hint or grant.
+    asks: u32,
+    /// Who was said to hold the lock last.
+    busy: Option<Busy>,
+    /// Until when its head lets others than this process have a turn: without end while the lock is being released.
+    stands_back: Option<Duration>,
+}
+
+/// What has become of a lease that was to be handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) attempt: Attempt,
+    pub(crate) outcome: HandOver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandOver {
+    /// It has ended.
+    Done,
+    /// It has to be released.
+    NotDone,
+    /// Nobody knows.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Due {
+    /// The head of a line asks.
+    Turn(LockName),
+    /// Somebody asks who is in doubt.
+    Ask(RequestId),
+    /// A caller waits no longer, or what a request may have been granted is over.
+    GiveUp(RequestId),
+}
+
+/// A lease that nobody has heard of, and that has to be given back.
+#[derive(Debug)]
+pub(crate) struct Unheard {
+    pub(crate) lease: LeaseId,
+    /// When it has ended by itself, if ever.
+    pub(crate) until: Option<Duration>,
+}
+
+/// Why somebody leaves a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// They have the lock, so that whoever comes next has to wait.
+    Granted,
+    Other,
+}
+
+impl WaitQueue {
+    pub(crate) fn new(can: &Capabilities, phase: Phase, observers: Observers) -> Self {
+        Self {
+            backend: can.backend,
+            pending: HashMap::new(),
+            lines: HashMap::new(),
+            batcher: Batcher::new(can.max_in_flight, can.max_batch)
+                .with_batch_from(can.batch_from)
+                .with_room_for_urgent(),
+            timers: Timers::new(),
+            asked: 0,
+            listening: false,
+            was_busy: false,
+            closing: false,
+            kept: Vec::new(),
+            hands_over: can.hands_over,
+            phase,
+            random: fastrand::Rng::new(),
+            observers,
+        }
+    }
+
+    /// Whether anybody has had to wait so far.
+    pub(crate) fn was_busy(&self) -> bool {
+        self.was_busy
+    }
+
+    /// Whether nothing is pending, queued or in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.batcher.is_idle()
+    }
+
+    pub(crate) fn enter(&mut self, request: Request, now: Duration) {
+        let (id, retry) = (request.id, request.retry);
+        if let Some(timeout) = request.timeout {
+            self.timers.set(Due::GiveUp(id), now.saturating_add(timeout));
+        }
+        let name = request.claim.name.clone();
+        let mut pending = Pending {
+            request,
+            state: State::ENTERED,
+            place: None,
+            replaces: None,
+            ours_since: now,
+            sent: now,
+            failures: 0,
+            error: None,
+        };
+        if retry == Retry::Never {
+            self.pending.insert(id, pending);
+            return self.ask(id, now);
+        }
+        let pace = self.pace();
+        let line = self.lines.entry(name.clone()).or_default();
+        let (before, behind) = (line.order.last_entry().map(|last| *last.get()), line.order.len());
+        pending.place = Some(line.join(id, &pending.request));
+        let soon = pace.next_ask(line.quickest(), line.asks, &Busy::default(), now, 0.5);
+        let soon = line.stands_back.map_or(soon, |until| soon.max(until));
+        self.pending.insert(id, pending);
+        let goes_along = match before {
+            None => true,
+            Some(before) => self.goes_along(id, behind) && self.is_asking(before),
+        };
+        if goes_along {
+            return self.ask(id, now);
+        }
+        // A line is as quick as the quickest who stands in it.
+        let due = Due::Turn(name);
+        if self.timers.get(&due).is_some_and(|moment| soon < moment) {
+            self.timers.set(due, soon);
+        }
+    }
+
+    /// The caller has gone.
+    pub(crate) fn leave(&mut self, id: RequestId, now: Duration) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            drop(pending.request.reply.take());
+        }
+        self.on(id, Event::Abandoned, now);
+    }
+
+    /// Somebody released this name, as far as we heard: its first waiter asks at once.
+    pub(crate) fn wake(&mut self, name: &LockName, now: Duration) {
+        let Some(line) = self.lines.get_mut(name) else { return };
+        if line.stands_back.is_some_and(|until| now < until) {
+            return;
+        }
+        line.asks = 0;
+        if let Some(head) = line.head() {
+            self.ask(head, now);
+        }
+    }
+
+    /// This process released this name: its first waiter here asks at once, unless it is the turn of others.
+    pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
+        let pause = if self.listening { STAND_BACK.0 } else { STAND_BACK.1 };
+        let until = now.saturating_add(pause + self.batcher.round_trip() * 2);
+        match self.lines.get_mut(name) {
+            Some(line) if line.stands_back == Some(Duration::MAX) => {
+                line.stands_back = Some(until);
+                self.timers.set(Due::Turn(name.clone()), until);
+            }
+            _ => self.wake(name, now),
+        }
+    }
+
+    /// Lets whoever comes next take the place of a lease that is given back, and that has gone from one to the next here since
+    /// then, if it has. Says whether somebody does: what becomes of the lease is told by [`kept`](Self::kept).
+    pub(crate) fn hand_over(
+        &mut self,
+        lease: &LeaseId,
+        ours_since: Option<Duration>,
+        now: Duration,
+    ) -> bool {
+        if !self.hands_over || self.closing || !lease.share.is_exclusive() {
+            return false;
+        }
+        // Else the claim would wait for what is on its way.
+        if self.batcher.is_in_flight(&lease.name) {
+            return false;
+        }
+        let Some(line) = self.lines.get_mut(&lease.name) else { return false };
+        let Some(head) = line.head() else { return false };
+        let Some(pending) = self.pending.get_mut(&head) else { return false };
+        let is_free =
+            matches!(pending.state, State::Waiting(Step::Idle | Step::Queued, Doubt::None));
+        if !is_free || pending.replaces.is_some() || pending.request.claim.share != lease.share {
+            return false;
+        }
+        let ours_since = ours_since.unwrap_or(now);
+        if now >= ours_since.saturating_add(OURS) {
+            line.stands_back = Some(Duration::MAX);
+            return false;
+        }
+        line.asks = 0;
+        (pending.replaces, pending.ours_since) = (Some(lease.clone()), ours_since);
+        self.ask(head, now);
+        true
+    }
+
+    /// What has become of leases that were to be handed over.
+    pub(crate) fn kept(&mut self) -> Vec<Kept> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Hints may have been missed.
+    pub(crate) fn wake_all(&mut self, now: Duration) {
+        let names: Vec<LockName> = self.lines.keys().cloned().collect();
+        for name in &names {
+            self.wake(name, now);
+        }
+    }
+
+    /// Whether hints of a release arrive.
+    pub(crate) fn set_listening(&mut self, listening: bool, now: Duration) {
+        self.listening = listening;
+        // Whoever settled into the slow pace of the better times asks now.
+        self.wake_all(now);
+    }
+
+    /// When something is due next.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        [self.timers.next(), self.batcher.next()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        while let Some(due) = self.timers.pop(now) {
+            match due {
+                Due::Turn(name) => {
+                    let Some(line) = self.lines.get(&name) else { continue };
+                    match line.stands_back.filter(|until| now < *until) {
+                        // The release that is on its way sets another moment.
+                        Some(Duration::MAX) => {}
+                        Some(until) => self.timers.set(Due::Turn(name), until),
+                        None => {
+                            if let Some(head) = line.head() {
+                                self.ask(head, now);
+                            }
+                        }
+                    }
+                }
+                Due::Ask(id) => self.ask(id, now),
+                Due::GiveUp(id) => self.give_up(id, now),
+            }
+        }
+    }
+
+    /// Ends the waiting of everybody with `error`.
+    pub(crate) fn close(&mut self, error: &Error, now: Duration) {
+        self.closing = true;
+        let ids: Vec<RequestId> = self.pending.keys().copied().collect();
+        for id in ids {
+            let reply = self.pending.get_mut(&id).and_then(|pending| pending.request.reply.take());
+            if let Some(reply) = reply {
+                reply.send(Err(error.clone()));
+            }
+            self.on(id, Event::Abandoned, now);
+            if self.pending.contains_key(&id) {
+                self.limit_settling(id, now);
+            }
+        }
+    }
+
+    /// The next batch of claims, to be sent at `now`. `join` serves a request from a lease that
+    /// this process holds already.
+    pub(crate) fn depart(
+        &mut self,
+        now: Duration,
+        join: &dyn Fn(&Request) -> Option<Hold>,
+    ) -> Option<Departure> {
+        loop {
+            let pending = &self.pending;
+            let batch = self.batcher.depart(now, |id| pending.contains_key(id))?;
+            let (requests, claims) =
+                (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+            let mut departure = Departure { requests, claims, at: now };
+            let mut settled = Vec::new();
+            for (name, id) in batch {
+                match self.claim(id, now, join) {
+                    Some(claim) => {
+                        departure.requests.push((name, id));
+                        departure.claims.push(claim);
+                    }
+                    None => settled.push(name),
+                }
+            }
+            self.batcher.needless(&settled);
+            if departure.claims.is_empty() {
+                self.batcher.called_off();
+                continue;
+            }
+            return Some(departure);
+        }
+    }
+
+    /// Takes the answer to a batch, and hands out what was granted, and what is to be freed.
+    pub(crate) fn arrive(
+        &mut self,
+        departure: &Departure,
+        answer: Result<Vec<Verdict>>,
+        now: Duration,
+    ) -> (Vec<Grant>, Vec<Unheard>) {
+        let names = departure.requests.iter().map(|(name, _)| name);
+        self.batcher.landed(names, departure.at, now);
+        let alone = departure.requests.len() == 1;
+        let answers: Vec<Result<Verdict>> = match answer {
+            Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+            Err(error) => departure.requests.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let granted = answers.iter().filter(|answer| matches!(answer, Ok(Verdict::Granted(_))));
+        let (mut grants, mut unheard) = (Vec::with_capacity(granted.count()), Vec::new());
+        for (((_, id), claim), answer) in
+            departure.requests.iter().zip(&departure.claims).zip(answers)
+        {
+            if let Some(lease) = &claim.replaces {
+                let outcome = match answer {
+                    Ok(Verdict::Granted(_)) => HandOver::Done,
+                    Ok(_) => HandOver::NotDone,
+                    Err(_) => HandOver::Unknown,
+                };
+                self.kept.push(Kept { attempt: lease.attempt, outcome });
+            }
+            let (granted, given_back) = self.answered(*id, answer, alone, now);
+            grants.extend(granted.map(|grant| Grant {
+                ours_since: grant.ours_since.filter(|_| claim.replaces.is_some()),
+                ..grant
+            }));
+            unheard.extend(given_back);
+        }
+        // Both are in the order of names.
+        let mut others = &grants[..];
+        for asked in departure.requests.chunk_by(|(a, _), (b, _)| a == b) {
+            let name = &asked[0].0;
+            let granted =
+                others.iter().take_while(|grant| grant.request.claim.name == *name).count();
+            others = &others[granted..];
+            // Where the lock is full again whoever comes next waits for another release.
+            if granted > 0 && granted == asked.len() {
+                self.follow(name, granted, now);
+            }
+        }
+        (grants, unheard)
+    }
+
+    /// Whoever waits for `name` and can join the lease that was granted just now, in order.
+    pub(crate) fn joining(
+        &mut self,
+        name: &LockName,
+        now: Duration,
+        join: &dyn Fn(&Request) -> Option<Hold>,
+    ) -> Vec<(Request, Hold)> {
+        let line = self.lines.get(name).filter(|line| line.explicit > 0);
+        let Some(line) = line else { return Vec::new() };
+        let ids: Vec<RequestId> = line.order.values().copied().collect();
+        ids.into_iter()
+            .filter_map(|id| {
+                let pending = self.pending.get(&id)?;
+                if pending.state.is_asking() {
+                    return None;
+                }
+                let hold = join(&pending.request)?;
+                Some((self.remove(id, Exit::Granted, now)?, hold))
+            })
+            .collect()
+    }
+
+    /// Lets a request ask, as soon as a batch takes it along.
+    fn ask(&mut self, id: RequestId, now: Duration) {
+        self.on(id, Event::Ask, now);
+    }
+
+    /// Tells a request what happened where its caller hears nothing of it.
+    fn on(&mut self, id: RequestId, event: Event, now: Duration) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let was_waiting = matches!(pending.state, State::Waiting(..));
+        let (state, effects) = pending.state.on(event, now, pending.asks_once());
+        pending.state = state;
+        self.go_on(id, effects.next, now);
+        if was_waiting && matches!(state, State::Settling(..)) {
+            self.settle(id, now);
+        }
+    }
+
+    /// Takes the answer to a claim. What is granted is given to the caller later, or given back where nobody has heard of it.
+    fn answered(
+        &mut self,
+        id: RequestId,
+        answer: Result<Verdict>,
+        alone: bool,
+        now: Duration,
+    ) -> (Option<Grant>, Option<Unheard>) {
+        let backend = self.backend;
+        let Some(pending) = self.pending.get_mut(&id) else { return (None, None) };
+        let line = self.lines.get_mut(&pending.request.claim.name);
+        let asks_once = pending.asks_once();
+        let event = match &answer {
+            Ok(Verdict::Granted(_)) if pending.is_late(now) => Answer::Late,
+            Ok(Verdict::Granted(_)) => Answer::Granted,
+            Ok(Verdict::Busy(_)) => Answer::Busy,
+            Ok(Verdict::CapacityMismatch(_)) => Answer::Mismatch,
+            Ok(Verdict::Ended | Verdict::Revoked(_)) => Answer::Ended,
+            Ok(Verdict::Skipped) => Answer::Skipped,
+            Err(error) if error.is_retryable() => Answer::Failed,
+            Err(_) => Answer::Refused { alone },
+        };
+        let was_waiting = matches!(pending.state, State::Waiting(..));
+        let (state, effects) = pending.state.on(Event::Answered(event), now, asks_once);
+        pending.state = state;
+        if answer.is_ok() {
+            pending.failures = 0;
+            pending.error = None;
+        }
+        let mut unheard = None;
+        let error = match answer {
+            Ok(Verdict::Granted(_)) if effects.tell != Tell::Granted => None,
+            Ok(Verdict::Granted(token)) => {
+                let ours_since = Some(pending.ours_since);
+                let request = self.remove(id, Exit::Granted, now);
+                return (request.map(|request| Grant { request, token, ours_since }), None);
+            }
+            // Granted, unheard of, and revoked: others would wait for its end.
+            Ok(Verdict::Revoked(token)) => {
+                let claim = &pending.request.claim;
+                let until = claim.ttl.duration().map(|ttl| now.saturating_add(ttl));
+                unheard = Some(Unheard { lease: claim.lease(token), until });
+                None
+            }
+            Ok(verdict @ (Verdict::Busy(_) | Verdict::Skipped)) => {
+                let is_busy = matches!(verdict, Verdict::Busy(_));
+                let busy = if let Verdict::Busy(busy) = verdict { busy } else { Busy::default() };
+                let leads = line.as_ref().and_then(|line| line.head()) == Some(id);
+                let lock = &pending.request.claim.name;
+                if is_busy && pending.request.reply.is_some() && (leads || line.is_none()) {
+                    self.observers.tell(observer::Event::Busy { lock, busy: &busy });
+                }
+                if leads && let Some(listener) = &pending.request.on_busy {
+                    // Whoever does not hear of it has gone.
+                    let _ = listener.send(busy.clone());
+                }
+                self.was_busy |= !asks_once;
+                if let Some(line) = line.filter(|_| is_busy) {
+                    line.busy = Some(busy);
+                }
+                None
+            }
+            Ok(Verdict::CapacityMismatch(capacity)) => Some(pending.mismatch(capacity, backend)),
+            Ok(Verdict::Ended) => None,
+            Err(error) => {
+                let lock = &pending.request.claim.name;
+                match event {
+                    Answer::Failed => {
+                        tracing::warn!(%lock, %error, "asking for a lock failed, will ask again");
+                    }
+                    _ if state == State::Done => tracing::warn!(
+                        %lock, %error, "what became of a request for a lock that failed is not known"
+                    ),
+                    _ => {}
+                }
+                pending.error = Some(error.clone());
+                Some(error.with_lock(lock))
+            }
+        };
+        match (effects.tell, pending.request.reply.take(), error) {
+            (Tell::Busy, Some(reply), _) => reply.send(Ok(None)),
+            (Tell::Error, Some(reply), Some(error)) => reply.send(Err(error)),
+            (_, reply, _) => pending.request.reply = reply,
+        }
+        self.go_on(id, effects.next, now);
+        if was_waiting && matches!(state, State::Settling(..)) {
+            self.settle(id, now);
+        }
+        (None, unheard)
+    }
+
+    fn go_on(&mut self, id: RequestId, next: Next, now: Duration) {
+        let jitter = self.random.f64();
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        match next {
+            Next::Nothing => {}
+            Next::Queue => self.queue(id),
+            Next::BeginAnew => {
+                pending.request.claim.attempt = Attempt::new();
+                self.queue(id);
+            }
+            Next::Rest => {
+                let name = pending.request.claim.name.clone();
+                let head = self.lines.get(&name).and_then(Line::head);
+                if head == Some(id) {
+                    self.rest(&name, now);
+                } else if pending.state.doubt() != Doubt::None {
+                    self.timers.set(Due::Ask(id), Pace::after_error(0, now, jitter));
+                }
+                // It asks again when those before it have the lock.
+            }
+            Next::BackOff => {
+                let again = Pace::after_error(pending.failures, now, jitter);
+                pending.failures = pending.failures.saturating_add(1);
+                self.timers.set(Due::Ask(id), again);
+            }
+            Next::Forget => drop(self.remove(id, Exit::Other, now)),
+        }
+    }
+
+    /// Puts a claim where the next batch finds it.
+    fn queue(&mut self, id: RequestId) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let claim = &pending.request.claim;
+        let company = match pending.state.doubt() {
+            Doubt::Suspect => Company::Isolated,
+            // It may join the lease that another one of its owner's is granted.
+            _ if claim.owner.is_explicit() => Company::OtherNames,
+            _ => Company::Any,
+        };
+        // A first answer is waited for, and so is that to whoever was woken up. Polls can wait for
+        // each other, and whoever has gone waits for nothing.
+        let is_poll = match pending.place {
+            Some(_) => self.lines.get(&claim.name).is_some_and(|line| line.asks > 0),
+            None => pending.request.reply.is_none(),
+        };
+        let haste = if is_poll { Haste::Patient } else { Haste::Urgent };
+        let name = claim.name.clone();
+        self.timers.cancel(&Due::Ask(id));
+        if pending.place.is_some() && self.lines.get(&name).and_then(Line::head) == Some(id) {
+            self.timers.cancel(&Due::Turn(name.clone()));
+        }
+        self.asked += 1;
+        self.batcher.push(name, id, self.asked, haste, company);
+    }
+
+    /// The claim of a request whose turn it is, unless it needs none any more.
+    fn claim(
+        &mut self,
+        id: RequestId,
+        now: Duration,
+        join: &dyn Fn(&Request) -> Option<Hold>,
+    ) -> Option<Claim> {
+        let pace = self.pace();
+        if self.comes_too_early(id) {
+            self.on(id, Event::Withdrawn, now);
+            return None;
+        }
+        let pending = self.pending.get_mut(&id)?;
+        // A lease that it can join is younger than its own last ask, so that it holds no other.
+        if let Some(hold) = join(&pending.request) {
+            let request = self.remove(id, Exit::Granted, now)?;
+            request.fulfil(hold);
+            return None;
+        }
+        pending.sent = now;
+        let mut claim = pending.request.claim.clone();
+        claim.replaces = pending.replaces.take();
+        if let Some(line) = pending.place.and_then(|_| self.lines.get(&claim.name)) {
+            claim.mark = Some(pace.mark(line.quickest()));
+        }
+        self.on(id, Event::Sent, now);
+        Some(claim)
+    }
+
+    /// Lets those ask who may have the lock beside as many as were granted it just now.
+    fn follow(&mut self, name: &LockName, granted: usize, now: Duration) {
+        let Some(line) = self.lines.get(name) else { return };
+        let leaders: Vec<RequestId> = line
+            .order
+            .values()
+            .copied()
+            .take((MORE * granted).min(FOLLOWERS))
+            .enumerate()
+            .take_while(|(place, id)| self.goes_along(*id, granted + place))
+            .map(|(_, id)| id)
+            .collect();
+        for id in leaders {
+            if !self.is_asking(id) {
+                self.ask(id, now);
+            }
+        }
+    }
+
+    /// Whether a request may ask along with those before it, so many, that have the lock or stand in its line: they and
+    /// it take the same share, and together they fit.
+    fn goes_along(&self, id: RequestId, before: usize) -> bool {
+        let share = |id: RequestId| {
+            let claim = &self.pending.get(&id)?.request.claim;
+            (!claim.owner.is_explicit()).then_some(claim.share)
+        };
+        let Some(pending) = self.pending.get(&id) else { return false };
+        let (Some(own), Some(place)) = (share(id), pending.place) else { return false };
+        let Some(line) = self.lines.get(&pending.request.claim.name) else { return false };
+        let taken = (before as u64 + 1).saturating_mul(own.weight().into());
+        let previous = line.order.range(..place).next_back().map(|(_, id)| share(*id));
+        taken <= own.capacity().into()
+            && line.head().and_then(share) == Some(own)
+            && previous.is_none_or(|previous| previous == Some(own))
+    }
+
+    /// Whether the head of the line was told that the lock is busy while this one behind it was about to ask.
+    fn comes_too_early(&self, id: RequestId) -> bool {
+        let Some(pending) = self.pending.get(&id) else { return false };
+        if pending.place.is_none() || pending.state.doubt() != Doubt::None {
+            return false;
+        }
+        let line = self.lines.get(&pending.request.claim.name);
+        match line.and_then(Line::head) {
+            Some(head) => head != id && !self.is_asking(head),
+            None => false,
+        }
+    }
+
+    fn is_asking(&self, id: RequestId) -> bool {
+        self.pending.get(&id).is_some_and(|pending| pending.state.is_asking())
+    }
+
+    /// Makes the head of a line ask later, unless it asks now.
+    fn rest(&mut self, name: &LockName, now: Duration) {
+        let (pace, jitter) = (self.pace(), self.random.f64());
+        let Some(line) = self.lines.get_mut(name) else { return };
+        let Some(head) = line.head() else { return };
+        if self.pending.get(&head).is_none_or(|pending| pending.state.is_asking()) {
+            return;
+        }
+        let busy = line.busy.clone().unwrap_or_default();
+        let again = pace.next_ask(line.quickest(), line.asks, &busy, now, jitter);
+        line.asks = line.asks.saturating_add(1);
+        self.timers.set(Due::Turn(name.clone()), again);
+    }
+
+    fn give_up(&mut self, id: RequestId, now: Duration) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(reply) = pending.request.reply.take() else {
+            self.on(id, Event::Expired, now);
+            if self.is_asking(id) {
+                // What is under way is waited for.
+                self.timers.set(Due::GiveUp(id), now.saturating_add(OVERDUE));
+            }
+            return;
+        };
+        let line = pending.place.and_then(|_| self.lines.get(&pending.request.claim.name));
+        reply.send(Err(pending.why_not(line, self.backend, now)));
+        self.on(id, Event::Abandoned, now);
+    }
+
+    /// Begins to find out what a request without a caller has, for as long as it can have anything.
+    fn settle(&mut self, id: RequestId, now: Duration) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let (ttl, name) =
+            (pending.request.claim.ttl.duration(), pending.request.claim.name.clone());
+        let sent = pending.sent;
+        match ttl {
+            Some(ttl) => self.timers.set(Due::GiveUp(id), sent.saturating_add(ttl)),
+            None => self.timers.cancel(&Due::GiveUp(id)),
+        }
+        self.unqueue(&name, id, Exit::Other, now);
+    }
+
+    /// A shutdown does not take longer than this.
+    fn limit_settling(&mut self, id: RequestId, now: Duration) {
+        let due = Due::GiveUp(id);
+        let limit = now.saturating_add(PATIENCE);
+        if self.timers.get(&due).is_none_or(|moment| moment > limit) {
+            self.timers.set(due, limit);
+        }
+    }
+
+    fn remove(&mut self, id: RequestId, exit: Exit, now: Duration) -> Option<Request> {
+        let pending = self.pending.get(&id)?;
+        let name = pending.request.claim.name.clone();
+        self.timers.cancel(&Due::Ask(id));
+        self.timers.cancel(&Due::GiveUp(id));
+        self.unqueue(&name, id, exit, now);
+        let pending = self.pending.remove(&id)?;
+        let not_done = |lease: LeaseId| Kept { attempt: lease.attempt, outcome: HandOver::NotDone };
+        self.kept.extend(pending.replaces.map(not_done));
+        Some(pending.request)
+    }
+
+    /// Takes a request out of its line, if it stands in one. If it was the head, the next one is.
+    fn unqueue(&mut self, name: &LockName, id: RequestId, exit: Exit, now: Duration) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(place) = pending.place.take() else { return };
+        let Some(line) = self.lines.get_mut(name) else { return };
+        let was_head = line.head() == Some(id);
+        line.leave(place, &pending.request);
+        let Some(head) = line.head() else {
+            self.lines.remove(name);
+            self.timers.cancel(&Due::Turn(name.clone()));
+            return;
+        };
+        if !was_head {
+            return;
+        }
+        match exit {
+            // A release will tell. Until then it asks in its turn.
+            Exit::Granted => {
+                (line.asks, line.busy) = (0, None);
+                self.rest(name, now);
+            }
+            // What it is about to hear is as good as what it would.
+            Exit::Other if self.timers.get(&Due::Turn(name.clone())).is_some() => {}
+            Exit::Other if self.is_asking(head) => {}
+            Exit::Other => self.ask(head, now),
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { listening: self.listening, names: self.lines.len(), phase: self.phase }
+    }
+}
+
+impl Line {
+    /// Puts somebody at the end, and says where that is.
+    fn join(&mut self, id: RequestId, request: &Request) -> u64 {
+        self.arrived += 1;
+        self.order.insert(self.arrived, id);
+        self.explicit += usize::from(request.claim.owner.is_explicit());
+        match request.retry {
+            Retry::Every(interval) => *self.intervals.entry(interval).or_default() += 1,
+            Retry::Adaptive | Retry::Never => self.adaptive += 1,
+        }
+        self.arrived
+    }
+
+    fn leave(&mut self, place: u64, request: &Request) {
+        self.order.remove(&place);
+        self.explicit -= usize::from(request.claim.owner.is_explicit());
+        match request.retry {
+            Retry::Every(interval) => {
+                if let Some(count) = self.intervals.get_mut(&interval) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.intervals.remove(&interval);
+                    }
+                }
+            }
+            Retry::Adaptive | Retry::Never => self.adaptive -= 1,
+        }
+    }
+
+    fn head(&self) -> Option<RequestId> {
+        self.order.first_key_value().map(|(_, id)| *id)
+    }
+
+    /// How soon the quickest asks again.
+    fn quickest(&self) -> Quickest {
+        Quickest {
+            interval: self.intervals.first_key_value().map(|(interval, _)| *interval),
+            adaptive: self.adaptive > 0,
+        }
+    }
+}
+
+impl Pending {
+    /// Whether hardly anything is left at `now` of a lease that is granted to its last claim.
+    fn is_late(&self, now: Duration) -> bool {
+        let Some(ttl) = self.request.claim.ttl.duration() else { return false };
+        let usable = ttl.saturating_sub(self.request.terms.margin);
+        now.saturating_sub(self.sent) >= usable - usable / 8
+    }
+
+    fn asks_once(&self) -> bool {
+        self.request.retry == Retry::Never
+    }
+
+    fn mismatch(&self, held: u32, backend: &'static str) -> Error {
+        let claim = &self.request.claim;
+        Error::new(
+            ErrorKind::CapacityMismatch,
+            format!(
+                "it is held with a capacity of {held}, and {} was asked for: use one capacity \
+                 (or one kind of lock) for one name",
+                claim.share.capacity()
+            ),
+        )
+        .with_lock(&claim.name)
+        .with_backend(backend)
+        .with_operation("acquire")
+    }
+
+    /// Why the caller has to go without.
+    fn why_not(&self, line: Option<&Line>, backend: &'static str, now: Duration) -> Error {
+        let is_silent =
+            self.state.asked_since().is_some_and(|since| now.saturating_sub(since) >= SILENCE);
+        let holder = line.and_then(|line| line.busy.as_ref()).and_then(|busy| busy.holder.as_ref());
+        let error = match (&self.error, holder) {
+            (Some(error), _) if error.is_retryable() => Error::new(
+                ErrorKind::Unavailable,
+                format!("the database could not be asked within the timeout: {error}"),
+            )
+            .with_source(error.clone()),
+            _ if is_silent || self.asks_once() => Error::new(
+                ErrorKind::Unavailable,
+                "the database did not answer within the timeout: check that it is reachable",
+            ),
+            (_, Some(holder)) => Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "not obtained within the timeout: {} holds it under token {}",
+                    holder.owner, holder.token
+                ),
+            ),
+            _ => Error::new(ErrorKind::Timeout, "not obtained within the timeout"),
+        };
+        error.with_lock(&self.request.claim.name).with_backend(backend).with_operation("acquire")
+    }
+}
+
+/// A batch of claims on its way.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    requests: Vec<(LockName, RequestId)>,
+    pub(crate) claims: Vec<Claim>,
+    pub(crate) at: Duration,
+}
