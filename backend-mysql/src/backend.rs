@@ -1,6 +1,6 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, Error, ErrorKind, How, LeaseInfo, ListQuery, LockBackend, LockName, Owner,
-    Release, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    Attempt, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery, LockBackend,
+    LockName, Owner, Release, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
 };
+use uuid::Uuid;
 
 use crate::config::MysqlConfig;
 use crate::error;
@@ -326,6 +327,37 @@ impl MysqlBackend {
         self.unless_in_the_way(answer, |_| Renewed::Alive)
     }
 
+    /// Extends leases that hold all of their locks, in one round trip, two on Galera. Answers which of them it has extended: all
+    /// else is left open.
+    async fn extend_many(&self, renewals: &[Renewal]) -> Result<Vec<bool>> {
+        let ttl = renewals.first().map(|renewal| renewal.ttl);
+        let mut seen: HashMap<Attempt, usize> = HashMap::new();
+        for renewal in renewals {
+            *seen.entry(renewal.lease.attempt).or_default() += 1;
+        }
+        let is_alike = |renewal: &&Renewal| {
+            let Renewal { lease, ttl: own, .. } = renewal;
+            lease.share.is_exclusive() && Some(*own) == ttl && seen[&lease.attempt] == 1
+        };
+        let leases: Vec<&LeaseId> =
+            renewals.iter().filter(is_alike).map(|renewal| &renewal.lease).collect();
+        let (Some(ttl), true) = (ttl, leases.len() > 1) else {
+            return Ok(vec![false; renewals.len()]);
+        };
+        let mut packet = Packet::default();
+        let at = self.tables.renew_many(&mut packet, &leases, ttl);
+        let extended: HashSet<Uuid> =
+            match send(self.connections.for_renewals().await?, &packet).await {
+                Ok(answers) => numbers(&answers[at])?,
+                Err(error) if error::is_conflict(&error) => HashSet::new(),
+                Err(error) => return Err(self.failed(error)),
+            };
+        let is_extended = |renewal: &Renewal| {
+            is_alike(&renewal) && extended.contains(&renewal.lease.attempt.as_uuid())
+        };
+        Ok(renewals.iter().map(is_extended).collect())
+    }
+
     /// Ends a lease that holds all of its lock by one statement. `None` where that leaves it open.
     async fn end(&self, Release { lease, how, .. }: &Release) -> Result<Option<Released>> {
         if *how != How::Free || !lease.share.is_exclusive() {
@@ -428,7 +460,16 @@ impl LockBackend for MysqlBackend {
             {
                 return Ok(vec![renewed]);
             }
-            self.decide(&RENEW, renewals).await
+            let extended = self.extend_many(renewals).await?;
+            let open = renewals.iter().zip(&extended).filter(|(_, extended)| !**extended);
+            let open: Vec<Renewal> = open.map(|(renewal, _)| renewal.clone()).collect();
+            let decided = match open.is_empty() {
+                true => Vec::new(),
+                false => self.decide(&RENEW, &open).await?,
+            };
+            let mut decided = decided.into_iter();
+            let answer = |extended| if extended { Some(Renewed::Alive) } else { decided.next() };
+            Ok(extended.into_iter().filter_map(answer).collect())
         };
         renew.await.map_err(|error: Error| error.with_operation("renew"))
     }
@@ -630,7 +671,7 @@ fn snapshot(answers: &[Answer], at: ReadAt) -> Result<Snapshot> {
     Snapshot::new(&answers[at.clock].rows, &answers[at.rows].rows)
 }
 
-/// The numbers of a list that a statement has put together.
+/// The numbers, or what else can be parsed, of a list that a statement has put together.
 fn numbers<N: FromStr + Eq + Hash>(answer: &Answer) -> Result<HashSet<N>> {
     let row = answer.rows.first().ok_or_else(|| unexpected("no list"))?;
     let list: Option<String> = get(row, 0)?;

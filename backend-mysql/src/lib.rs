@@ -85,9 +85,11 @@
 //!
 //! # What is written when
 //!
-//! - All of a lock that is free is granted by one prepared statement, if its row is there, and released by
-//!   one. These two wait for a row that somebody has locked, for a second at most, and are left alone for
+//! - All of a lock that is free, or is given back to the claim, is granted by one prepared statement, if its row is there, and
+//!   released by one. These wait for a row that somebody has locked, for a second at most, and are left alone for
 //!   ten once one of them has waited in vain; other verbs skip such rows.
+//! - Leases of whole locks are renewed by one packet, however many they are, that locks their rows and writes those that it
+//!   has got.
 //! - What else is decided takes a plain read and then, if there is anything to write, one
 //!   packet that writes each name whose row is still as it was read. A whole batch shares both. On
 //!   Galera the commit of such a packet is a round trip of its own, sent once the node is seen not

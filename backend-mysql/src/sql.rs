@@ -1,6 +1,7 @@
 //! All SQL that touches the tables.
 //!
-//! A single claim to all of a lock, and the release of one, are a prepared statement. Any other request is one packet
+//! A single claim to all of a lock, and the release of one, are a prepared statement. Renewals of such leases are a packet that
+//! locks and writes. Any other request is one packet
 //! of text with several statements, so that it takes one round trip and the server never waits for the
 //! client with a row locked. Many items go with it as a list (`lists.rs`), for as many statements as one.
 //! All values are parameters, numbers and hexadecimal literals: nothing needs escaping, whatever the
@@ -44,6 +45,10 @@ const NOW: &str = "UTC_TIMESTAMP(6)";
 
 /// Which of the items have their row locked by the statements before, and go on; null for none.
 const ROWS: &str = "@database_locks_rows";
+/// Whose rows those are: the attempts of their leases, in hexadecimal digits.
+const ATTEMPTS: &str = "@database_locks_attempts";
+/// A statement that is put together for them.
+const STATEMENT: &str = "@database_locks_statement";
 /// Which of the shares have.
 const SHARE_ROWS: &str = "@database_locks_share_rows";
 /// Whether a row was written last by us, and for a lease of all of the lock if for any: whoever is granted all of
@@ -308,6 +313,48 @@ impl Tables {
             "UPDATE {lock} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
              lease_expires_at = {until} WHERE id = {ROWS} AND {alive} {WHOLE}"
         ))
+    }
+
+    /// Extends leases to one TTL that hold all of their locks and are alive. Answers where the attempts stand of those that it
+    /// has extended.
+    ///
+    /// A list of ids that only the server knows can stand in a statement that it prepares for that.
+    pub(crate) fn renew_many(&self, packet: &mut Packet, leases: &[&LeaseId], ttl: Ttl) -> usize {
+        let lock = &self.lock;
+        let names = list(leases.iter().map(|lease| text(lease.name.as_str())));
+        let attempts = list(leases.iter().map(|lease| hex(lease.attempt.as_uuid().as_bytes())));
+        let identities = list(leases.iter().map(|lease| {
+            let owner = (u8::from(lease.owner.is_explicit()), lease.owner.label());
+            let rest = format!("{}:{}:{}", lease.token, owner.0, owner.1);
+            hex(&[lease.attempt.as_uuid().as_bytes(), rest.as_bytes()].concat())
+        }));
+        let alive = format!(
+            "lease_expires_at = expires_at AND expires_at > {NOW} AND standing = {}",
+            Standing::Held.code()
+        );
+        packet.begin();
+        packet.add(format_args!(
+            "SELECT GROUP_CONCAT(id), GROUP_CONCAT(HEX(attempt)) INTO {ROWS}, {ATTEMPTS} FROM {lock} \
+             WHERE name IN ({names}) AND {alive} \
+             AND CONCAT(attempt, token, ':', explicit_owner, ':', locked_by) IN ({identities}) \
+             FOR UPDATE SKIP LOCKED"
+        ));
+        let until = match ttl {
+            Ttl::Infinite => never(),
+            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
+        };
+        let update = format!(
+            "UPDATE {lock} {BY_KEY} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
+             lease_expires_at = {until} WHERE attempt IN ({attempts}) AND {alive} {WHOLE} AND id IN ("
+        );
+        packet.add(format_args!(
+            "SET {STATEMENT} = CONCAT({}, COALESCE({ROWS}, 0), ')')",
+            text(&update)
+        ));
+        packet.add(format_args!("PREPARE database_locks_renewal FROM {STATEMENT}"));
+        packet.add("EXECUTE database_locks_renewal");
+        packet.add("DEALLOCATE PREPARE database_locks_renewal");
+        packet.add(format_args!("SELECT {ATTEMPTS}"))
     }
 
     /// Carries out changes, each if its name is still as it was read. Answers where the ids of those names
