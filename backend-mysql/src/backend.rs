@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Attempt, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery, LockBackend,
-    LockName, Owner, Release, Released, Renewal, Renewed, Result, Share, Token, Verdict, async_trait,
+    Attempt, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery,
+    LockBackend, LockName, Owner, Release, Released, Renewal, Renewed, Result, Share, Token,
+    Verdict, async_trait,
 };
 use uuid::Uuid;
 

@@ -1,12 +1,13 @@
 //! What functions under the attribute `#[locked]` of `database-locks` are made of. Public only for
-//! its expansions, and changed without notice.
+//! its expansions, and changed without notice. Here, and not beside the attribute, since only the crate of [`Locks`] may say
+//! both what these are and what dereferences to them.
 
 use std::ops::Deref;
 
 use crate::blocking;
 use crate::error::Error;
-use crate::lock::LockRequest;
 use crate::locks::Locks;
+use crate::locks::request::LockRequest;
 
 /// What a function under `#[locked]` returns: a `Result` whose error can be made of an
 /// [`Error`](crate::Error), so that the caller learns that the lock was not obtained, or lost.

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 
 use crate::backend::Busy;
 use crate::error::Error;
-use crate::identity::LeaseId;
-use crate::loss::LossReason;
-use crate::name::LockName;
+use crate::words::identity::LeaseId;
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
 
 /// Hears what becomes of the requests and leases of a [`Locks`](crate::Locks): see
 /// [`LocksBuilder::observer`](crate::LocksBuilder::observer).

@@ -78,6 +78,7 @@
 mod connect;
 #[cfg(feature = "macros")]
 mod locked;
+mod process;
 mod settings;
 mod status;
 
@@ -89,6 +90,7 @@ pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
 #[cfg(feature = "macros")]
 pub use locked::locked;
+pub use process::{init, locks};
 pub use settings::Settings;
 pub use status::StatusFile;
 

@@ -48,12 +48,12 @@ use crate::backend::{Busy, Capabilities, LeaseInfo, ListQuery, LockBackend};
 use crate::engine::backoff::Retry;
 use crate::engine::runtime::Runtime;
 use crate::error::{Error, Result};
-use crate::identity::{LeaseId, Token};
-use crate::lease::Lease;
 use crate::locks::LocksBuilder;
-use crate::loss::LossReason;
-use crate::name::LockName;
-use crate::ttl::Ttl;
+use crate::locks::lease::Lease;
+use crate::words::identity::{LeaseId, Token};
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
+use crate::words::ttl::Ttl;
 
 use self::wait::{wait, wait_at_most};
 

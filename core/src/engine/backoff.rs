@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::backend::Busy;
-use crate::duration::parse_duration;
 use crate::error::Error;
+use crate::words::duration::parse_duration;
 
 /// How a request that finds its lock busy asks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

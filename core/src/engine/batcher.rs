@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::name::LockName;
+use crate::words::name::LockName;
 
 /// From this time of a round trip on the network is slow, and departures are spread over it.
 const SLOW: Duration = Duration::from_millis(5);

@@ -22,13 +22,13 @@ use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::wait_queue::{self, Grant, HandOver, Kept, Unheard, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{Attempt, LeaseId};
-use crate::lease::Lease;
-use crate::lease::state::{Event, Phase};
-use crate::loss::LossReason;
-use crate::name::LockName;
+use crate::locks::lease::Lease;
+use crate::locks::lease::state::{Event, Phase};
 use crate::observer::{Event as Observed, Observers};
-use crate::owner::Owner;
+use crate::words::identity::{Attempt, LeaseId};
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
 
 /// How soon a thread is tried to be had again for callbacks.
 const CALLBACKS: Duration = Duration::from_millis(250);

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Result;
-use crate::identity::Attempt;
-use crate::lease::Lease;
-use crate::lease::state::Event;
+use crate::locks::lease::Lease;
+use crate::locks::lease::state::Event;
+use crate::words::identity::Attempt;
 
 /// Keeps a lease. Clones share it, as guards of one explicit owner do.
 #[derive(Debug)]
@@ -98,11 +98,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::identity::{LeaseId, Token};
-    use crate::lease::state::Terms;
-    use crate::name::LockName;
-    use crate::owner::Owner;
-    use crate::share::Share;
+    use crate::locks::lease::state::Terms;
+    use crate::words::identity::{LeaseId, Token};
+    use crate::words::name::LockName;
+    use crate::words::owner::Owner;
+    use crate::words::share::Share;
 
     #[test]
     fn a_lease_is_given_up_once_by_the_last_of_those_who_share_it() {

@@ -11,8 +11,8 @@ use crate::engine::backoff::Pace;
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::timers::Timers;
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{Attempt, LeaseId};
-use crate::name::LockName;
+use crate::words::identity::{Attempt, LeaseId};
+use crate::words::name::LockName;
 
 /// How soon to ask again where somebody has locked the row.
 const SKIPPED: Duration = Duration::from_millis(20);
@@ -248,10 +248,10 @@ fn at_most(until: Option<Duration>, limit: Duration) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Token;
-    use crate::loss::LossReason;
-    use crate::owner::Owner;
-    use crate::share::Share;
+    use crate::words::identity::Token;
+    use crate::words::loss::LossReason;
+    use crate::words::owner::Owner;
+    use crate::words::share::Share;
 
     const NOW: Duration = Duration::from_secs(1_000);
     const HOUR: Duration = Duration::from_hours(1);

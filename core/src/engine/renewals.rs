@@ -9,11 +9,11 @@ use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::timers::Timers;
 use crate::engine::wait_queue::Unheard;
 use crate::error::Result;
-use crate::identity::Attempt;
-use crate::lease::Lease;
-use crate::lease::state::{Event, Phase};
-use crate::name::LockName;
+use crate::locks::lease::Lease;
+use crate::locks::lease::state::{Event, Phase};
 use crate::observer::{Event as Observed, Observers};
+use crate::words::identity::Attempt;
+use crate::words::name::LockName;
 
 /// One batch at a time, since renewals have one connection.
 const MAX_IN_FLIGHT: usize = 1;
@@ -246,12 +246,12 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::error::{Error, ErrorKind};
-    use crate::identity::{LeaseId, Token};
-    use crate::lease::state::{RenewBefore, Terms};
-    use crate::loss::LossReason;
-    use crate::owner::Owner;
-    use crate::share::Share;
-    use crate::ttl::Ttl;
+    use crate::locks::lease::state::{RenewBefore, Terms};
+    use crate::words::identity::{LeaseId, Token};
+    use crate::words::loss::LossReason;
+    use crate::words::owner::Owner;
+    use crate::words::share::Share;
+    use crate::words::ttl::Ttl;
 
     fn every(period: u64, ttl: Ttl) -> Terms {
         let renew_every = Some(Duration::from_secs(period));

@@ -10,9 +10,9 @@ use crate::clock::Clock;
 use crate::engine::backoff::Retry;
 use crate::engine::hold::Hold;
 use crate::error::Result;
-use crate::lease::state::Terms;
-use crate::name::LockName;
+use crate::locks::lease::state::Terms;
 use crate::observer::{Event, NotGranted, Observers};
+use crate::words::name::LockName;
 
 /// Tells requests of one engine apart. Stays the same when a request begins a new attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,12 +106,12 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::identity::{Attempt, LeaseId, Token};
-    use crate::lease::{Lease, state};
-    use crate::loss::LossReason;
+    use crate::locks::lease::{Lease, state};
     use crate::observer::Observer;
-    use crate::owner::Owner;
-    use crate::share::Share;
+    use crate::words::identity::{Attempt, LeaseId, Token};
+    use crate::words::loss::LossReason;
+    use crate::words::owner::Owner;
+    use crate::words::share::Share;
 
     /// The names of the events that it is told.
     #[derive(Debug, Default)]

@@ -21,9 +21,9 @@ use crate::engine::request::{Request, RequestId};
 use crate::engine::timers::Timers;
 use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{Attempt, LeaseId, Token};
-use crate::name::LockName;
 use crate::observer::{self, Observers};
+use crate::words::identity::{Attempt, LeaseId, Token};
+use crate::words::name::LockName;
 
 /// How many at most ask together once others have the lock, and how many for each of these.
 const FOLLOWERS: usize = 256;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::loss::LossReason;
-use crate::ttl::Ttl;
+use crate::words::loss::LossReason;
+use crate::words::ttl::Ttl;
 
 /// What a lease was asked for with, as far as its life depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

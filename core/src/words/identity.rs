@@ -4,9 +4,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::name::LockName;
-use crate::owner::Owner;
-use crate::share::Share;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
+use crate::words::share::Share;
 
 /// A random id (UUID v7), one for each acquire call and reused for that call's retries.
 ///

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::parse_duration;
 use crate::error::{Error, ErrorKind};
+use crate::words::duration::parse_duration;
 
 /// How long a lease lives on the server without being renewed: 100 ms to 24 h, or without end.
 ///

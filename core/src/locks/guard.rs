@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::engine::hold::Hold;
 use crate::error::{Error, Result};
-use crate::identity::Token;
-use crate::lease::Lease;
-use crate::loss::LossReason;
-use crate::name::LockName;
+use crate::locks::lease::Lease;
+use crate::words::identity::Token;
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
 
 /// A lock that is held. It is renewed in the background until this guard is released or dropped.
 ///

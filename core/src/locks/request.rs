@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Busy, Claim};
-use crate::data::Data;
 use crate::engine::backoff::Retry;
 use crate::engine::request::Request;
 use crate::engine::{Engine, OnWait};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::Guard;
-use crate::identity::Attempt;
-use crate::lease::state::{RenewBefore, Terms};
-use crate::lease::{Lease, OnLost};
-use crate::loss::LossReason;
-use crate::name::LockName;
-use crate::owner::Owner;
-use crate::share::Share;
-use crate::ttl::Ttl;
+use crate::locks::guard::Guard;
+use crate::locks::lease::state::{RenewBefore, Terms};
+use crate::locks::lease::{Lease, OnLost};
+use crate::words::data::Data;
+use crate::words::identity::Attempt;
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
+use crate::words::share::Share;
+use crate::words::ttl::Ttl;
 
 /// Makes requests that share an engine and defaults.
 #[derive(Debug, Clone)]

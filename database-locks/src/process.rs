@@ -2,8 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::locks::Locks;
+use database_locks_core::{Error, ErrorKind, Locks, Result};
 
 static LOCKS: OnceLock<Locks> = OnceLock::new();
 

@@ -1,9 +1,9 @@
 //! Many readers or one writer.
 
 use crate::error::Result;
-use crate::lock::{LockRequest, Requests};
-use crate::name::LockName;
-use crate::share::Share;
+use crate::locks::request::{LockRequest, Requests};
+use crate::words::name::LockName;
+use crate::words::share::Share;
 
 /// A lock that many readers or one writer can hold, made by [`Locks::rwlock`](crate::Locks::rwlock).
 ///

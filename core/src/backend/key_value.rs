@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::backend::ledger::Ledger;
 use crate::backend::{
     Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, Release, Released, Renewal, Renewed,
     Verdict, Wakeups,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::ledger::Ledger;
-use crate::name::LockName;
+use crate::words::name::LockName;
 
 /// How often what others have changed in the meantime is decided again, within one request.
 const ROUNDS: u32 = 8;

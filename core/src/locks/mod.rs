@@ -1,23 +1,29 @@
 //! The entrance: one backend and one engine, for all locks of a process.
 
+pub(crate) mod guard;
+pub(crate) mod lease;
+pub(crate) mod request;
+pub(crate) mod rwlock;
+pub(crate) mod semaphore;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::disabled;
 use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Release, Released};
-use crate::disabled;
 use crate::engine::Engine;
 use crate::engine::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::LeaseId;
-use crate::lock::{Defaults, LockRequest, Requests};
-use crate::name::LockName;
+use crate::locks::request::{Defaults, LockRequest, Requests};
+use crate::locks::rwlock::RwLock;
+use crate::locks::semaphore::Semaphore;
 use crate::observer::{Observer, Observers};
-use crate::owner::Owner;
-use crate::rwlock::RwLock;
-use crate::semaphore::Semaphore;
-use crate::share::Share;
-use crate::ttl::Ttl;
+use crate::words::identity::LeaseId;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
+use crate::words::share::Share;
+use crate::words::ttl::Ttl;
 
 /// Locks on one backend.
 ///

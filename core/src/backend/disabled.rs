@@ -10,7 +10,7 @@ use crate::backend::{
     Verdict,
 };
 use crate::error::Result;
-use crate::identity::Token;
+use crate::words::identity::Token;
 
 /// Grants every claim, and keeps nothing. Warns that it does so.
 pub(crate) fn backend() -> Arc<dyn LockBackend> {

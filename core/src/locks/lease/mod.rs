@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use crate::callbacks;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::identity::{LeaseId, Token};
-use crate::loss::LossReason;
-use crate::name::LockName;
 use crate::observer::{self, Observers};
+use crate::words::identity::{LeaseId, Token};
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
 
 use self::state::{Event, Phase, State, Terms};
 

@@ -1,9 +1,9 @@
 //! A number of permits, shared by everybody.
 
 use crate::error::Result;
-use crate::lock::{LockRequest, Requests};
-use crate::name::LockName;
-use crate::share::Share;
+use crate::locks::request::{LockRequest, Requests};
+use crate::words::name::LockName;
+use crate::words::share::Share;
 
 /// A semaphore, made by [`Locks::semaphore`](crate::Locks::semaphore).
 ///

@@ -4,6 +4,13 @@
 //! timer, no retry loop and no wait loop: the engine does all of that, the same for everybody.
 //! Whoever writes one holds it to the suite in `database-locks-conformance`.
 
+pub(crate) mod disabled;
+pub mod hosts;
+pub mod identifier;
+#[cfg(feature = "key-value")]
+pub mod key_value;
+pub mod ledger;
+
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,14 +20,14 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
 
-use crate::data::Data;
 use crate::error::{Error, ErrorKind, Result};
-use crate::identity::{Attempt, LeaseId, Token};
-use crate::loss::LossReason;
-use crate::name::LockName;
-use crate::owner::Owner;
-use crate::share::Share;
-use crate::ttl::Ttl;
+use crate::words::data::Data;
+use crate::words::identity::{Attempt, LeaseId, Token};
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
+use crate::words::share::Share;
+use crate::words::ttl::Ttl;
 
 /// A store of leases.
 ///
@@ -33,7 +40,7 @@ use crate::ttl::Ttl;
 ///
 /// - **One rule grants.** A claim is granted if and only if the live weights of its name plus its
 ///   own weight are within the capacity, decided atomically: two claims that would not fit
-///   together are never both granted. [`Ledger`](crate::ledger::Ledger) states the rule in full,
+///   together are never both granted. [`Ledger`](crate::backend::ledger::Ledger) states the rule in full,
 ///   for backends that can load and store a name's whole state, and for tests of those that
 ///   decide in SQL.
 /// - **Time belongs to the server.** Whether a lease is alive is judged by the backend's clock at

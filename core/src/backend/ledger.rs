@@ -62,13 +62,13 @@ use std::time::Duration;
 use crate::backend::{
     Busy, Claim, Holder, How, LeaseInfo, Release, Released, Renewal, Renewed, Standing, Verdict,
 };
-use crate::data::Data;
-use crate::identity::{Attempt, LeaseId, Token};
-use crate::loss::LossReason;
-use crate::name::LockName;
-use crate::owner::Owner;
-use crate::share::Share;
-use crate::ttl::Ttl;
+use crate::words::data::Data;
+use crate::words::identity::{Attempt, LeaseId, Token};
+use crate::words::loss::LossReason;
+use crate::words::name::LockName;
+use crate::words::owner::Owner;
+use crate::words::share::Share;
+use crate::words::ttl::Ttl;
 
 /// All that is known of one name.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
