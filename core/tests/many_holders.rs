@@ -12,7 +12,7 @@ use database_locks_core::{
 };
 use database_locks_memory::MemoryBackend;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const ROUND_TRIP: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_hours(1);
@@ -195,10 +195,9 @@ async fn a_process_that_hands_over_to_itself_lets_others_have_a_turn() {
             });
         }
         for _ in 0..5 {
-            let began = Instant::now();
-            cold.lock("x").acquire().await.unwrap().release().await.unwrap();
-            let waited = began.elapsed();
-            assert!(waited < Duration::from_secs(3), "{hints}: {waited:?}");
+            let turn = timeout(Duration::from_secs(5), cold.lock("x").acquire()).await;
+            let turn = turn.unwrap_or_else(|_| panic!("it starves, with hints: {hints}"));
+            turn.unwrap().release().await.unwrap();
         }
     }
 }
@@ -239,10 +238,9 @@ async fn two_tasks_that_take_turns_let_others_have_one() {
             });
         }
         for _ in 0..5 {
-            let began = Instant::now();
-            cold.lock("x").acquire().await.unwrap().release().await.unwrap();
-            let waited = began.elapsed();
-            assert!(waited < Duration::from_secs(5), "{hints}: {waited:?}");
+            let turn = timeout(Duration::from_secs(5), cold.lock("x").acquire()).await;
+            let turn = turn.unwrap_or_else(|_| panic!("it starves, with hints: {hints}"));
+            turn.unwrap().release().await.unwrap();
         }
     }
 }

@@ -241,7 +241,8 @@ impl Driver {
         reply: Option<oneshot::Sender<Result<()>>>,
     ) {
         let id = lease.id();
-        let ours_since = self.renewals.forget(id.attempt);
+        let now = self.clock.now();
+        let ours_since = self.renewals.forget(id.attempt).unwrap_or(now);
         if id.owner.is_explicit() {
             let key = (id.name.clone(), id.owner.clone());
             // Another lease may have taken the place of one that was lost.
@@ -276,7 +277,6 @@ impl Driver {
         };
         let deadline = lease.look().deadline;
         let until = deadline.map(|deadline| deadline.saturating_add(lease.terms().margin));
-        let now = self.clock.now();
         // What is lost is no more to be given.
         let is_ours = !matches!(interest, Interest::Failure);
         if is_ours && self.waiting.hand_over(id, ours_since, now) {

@@ -39,8 +39,8 @@ struct Held {
     lease: Lease,
     /// When it is to be renewed next, unless that is under way.
     renewal: Option<Duration>,
-    /// Since when its lock has gone from one to the next here, if it came so.
-    ours_since: Option<Duration>,
+    /// Since when its lock has gone from one to the next here.
+    ours_since: Duration,
     /// It was in a batch that failed, and may be to blame: it is asked for by itself.
     is_suspect: bool,
 }
@@ -60,7 +60,7 @@ impl Renewals {
 
     /// Takes care of a lease that was granted to a request that left at `asked_at`, and whose lock has gone from one to the next
     /// here since `ours_since`.
-    pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration, ours_since: Option<Duration>) {
+    pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration, ours_since: Duration) {
         let attempt = lease.id().attempt;
         if let Some(ttl) = renewed_ttl(&lease) {
             *self.ttls.entry(ttl).or_default() += 1;
@@ -81,7 +81,7 @@ impl Renewals {
                 self.ttls.remove(&ttl);
             }
         }
-        ours_since
+        Some(ours_since)
     }
 
     pub(crate) fn get(&self, attempt: Attempt) -> Option<&Lease> {
@@ -270,7 +270,7 @@ mod tests {
                 owner: Owner::of_this_process(),
                 share: Share::ALL,
             };
-            renewals.watch(Lease::granted(id, *terms, Clock::Boot, start), start, None);
+            renewals.watch(Lease::granted(id, *terms, Clock::Boot, start), start, start);
         }
         (renewals, start)
     }
@@ -343,7 +343,7 @@ mod tests {
             share: Share::ALL,
         };
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
-        renewals.watch(Lease::granted(id.clone(), terms, Clock::Boot, clock), clock, None);
+        renewals.watch(Lease::granted(id.clone(), terms, Clock::Boot, clock), clock, clock);
         let asked = clock + Duration::from_millis(60);
         renewals.tick(asked);
         let Some(late) = renewals.depart(asked) else {

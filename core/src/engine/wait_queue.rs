@@ -34,18 +34,27 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How soon to look again whether what is over has been answered.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-/// For how long a lock is handed over within this process, and how much longer than two round trips its next waiter here
-/// stands back then: where hints tell others of a release, and where they have to find out.
-const OURS: Duration = Duration::from_millis(500);
-const STAND_BACK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(30));
+/// For how long a lock goes from one to the next in this process before others get a turn, and how much longer than two round
+/// trips its next waiter here stands back then.
+#[derive(Debug)]
+struct Turns {
+    ours: Duration,
+    theirs: Duration,
+}
+
+/// Where hints tell others of a release.
+const HINTED: Turns = Turns { ours: Duration::from_millis(500), theirs: Duration::from_millis(5) };
+/// Where they find out by asking: whoever has waited for as long as we had the lock asks several times in their turn.
+const POLLED: Turns =
+    Turns { ours: Duration::from_millis(1_500), theirs: Duration::from_millis(120) };
 
 /// A claim that was granted.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) request: Request,
     pub(crate) token: Token,
-    /// Since when the lock has gone from one to the next here, if it came so.
-    pub(crate) ours_since: Option<Duration>,
+    /// Since when the lock has gone from one to the next here.
+    pub(crate) ours_since: Duration,
 }
 
 #[derive(Debug)]
@@ -77,8 +86,6 @@ struct Pending {
     place: Option<u64>,
     /// The lease whose place its next claim is to take.
     replaces: Option<LeaseId>,
-    /// Since when the lock went from one to the next here that it was to be handed.
-    ours_since: Duration,
     /// When its last claim left.
     sent: Duration,
     failures: u32,
@@ -100,6 +107,9 @@ struct Line {
     asks: u32,
     /// Who was said to hold the lock last.
     busy: Option<Busy>,
+    /// The last lease that was given back here while somebody stood in this line, and since when the lock had gone from one to
+    /// the next here: if nobody else has had it since, whoever has it next continues.
+    ours: Option<(Token, Duration)>,
     /// Until when its head lets others than this process have a turn: without end while the lock is being released.
     stands_back: Option<Duration>,
 }
@@ -190,7 +200,6 @@ impl WaitQueue {
             state: State::ENTERED,
             place: None,
             replaces: None,
-            ours_since: now,
             sent: now,
             failures: 0,
             error: None,
@@ -242,8 +251,7 @@ impl WaitQueue {
 
     /// This process released this name: its first waiter here asks at once, unless it is the turn of others.
     pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
-        let pause = if self.listening { STAND_BACK.0 } else { STAND_BACK.1 };
-        let until = now.saturating_add(pause + self.batcher.round_trip() * 2);
+        let until = now.saturating_add(self.turns().theirs + self.batcher.round_trip() * 2);
         match self.lines.get_mut(name) {
             Some(line) if line.stands_back == Some(Duration::MAX) => {
                 line.stands_back = Some(until);
@@ -258,17 +266,21 @@ impl WaitQueue {
     pub(crate) fn hand_over(
         &mut self,
         lease: &LeaseId,
-        ours_since: Option<Duration>,
+        ours_since: Duration,
         now: Duration,
     ) -> bool {
-        if !self.hands_over || self.closing || !lease.share.is_exclusive() {
-            return false;
-        }
         // Else the claim would wait for what is on its way.
-        if self.batcher.is_in_flight(&lease.name) {
+        let is_in_flight = self.batcher.is_in_flight(&lease.name);
+        let longest = self.turns().ours;
+        let Some(line) = self.lines.get_mut(&lease.name) else { return false };
+        if now >= ours_since.saturating_add(longest) {
+            (line.ours, line.stands_back) = (None, Some(Duration::MAX));
             return false;
         }
-        let Some(line) = self.lines.get_mut(&lease.name) else { return false };
+        line.ours = Some((lease.token, ours_since));
+        if !self.hands_over || self.closing || is_in_flight || !lease.share.is_exclusive() {
+            return false;
+        }
         let Some(head) = line.head() else { return false };
         let Some(pending) = self.pending.get_mut(&head) else { return false };
         let is_free =
@@ -276,13 +288,8 @@ impl WaitQueue {
         if !is_free || pending.replaces.is_some() || pending.request.claim.share != lease.share {
             return false;
         }
-        let ours_since = ours_since.unwrap_or(now);
-        if now >= ours_since.saturating_add(OURS) {
-            line.stands_back = Some(Duration::MAX);
-            return false;
-        }
         line.asks = 0;
-        (pending.replaces, pending.ours_since) = (Some(lease.clone()), ours_since);
+        pending.replaces = Some(lease.clone());
         self.ask(head, now);
         true
     }
@@ -411,10 +418,7 @@ impl WaitQueue {
                 self.kept.push(Kept { attempt: lease.attempt, outcome });
             }
             let (granted, given_back) = self.answered(*id, answer, alone, now);
-            grants.extend(granted.map(|grant| Grant {
-                ours_since: grant.ours_since.filter(|_| claim.replaces.is_some()),
-                ..grant
-            }));
+            grants.extend(granted);
             unheard.extend(given_back);
         }
         // Both are in the order of names.
@@ -504,7 +508,7 @@ impl WaitQueue {
         let error = match answer {
             Ok(Verdict::Granted(_)) if effects.tell != Tell::Granted => None,
             Ok(Verdict::Granted(token)) => {
-                let ours_since = Some(pending.ours_since);
+                let ours_since = line.and_then(|line| line.ours).map_or(now, |(_, since)| since);
                 let request = self.remove(id, Exit::Granted, now);
                 return (request.map(|request| Grant { request, token, ours_since }), None);
             }
@@ -529,6 +533,12 @@ impl WaitQueue {
                 }
                 self.was_busy |= !asks_once;
                 if let Some(line) = line.filter(|_| is_busy) {
+                    let has_others = |(ours, _): &(Token, _)| {
+                        busy.holder.as_ref().is_some_and(|holder| holder.token > *ours)
+                    };
+                    if line.ours.as_ref().is_some_and(has_others) {
+                        line.ours = None;
+                    }
                     line.busy = Some(busy);
                 }
                 None
@@ -788,6 +798,10 @@ impl WaitQueue {
             Exit::Other if self.is_asking(head) => {}
             Exit::Other => self.ask(head, now),
         }
+    }
+
+    fn turns(&self) -> &'static Turns {
+        if self.listening { &HINTED } else { &POLLED }
     }
 
     fn pace(&self) -> Pace {
