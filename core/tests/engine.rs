@@ -133,7 +133,7 @@ async fn a_default_says_when_renewals_are_due() {
         let backend = Arc::new(Hanging::new(Duration::ZERO));
         let locks = options.on_current_runtime().build(backend.clone()).unwrap();
         let _guard = locks.lock("x").acquire().await.unwrap();
-        sleep(second).await;
+        sleep(second + TICK).await;
         assert_eq!(backend.renewals.load(Ordering::Relaxed) > 0, due);
     }
 }
