@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Attempt, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery,
-    LockBackend, LockName, Owner, Release, Released, Renewal, Renewed, Result, Share, Token,
+    LockBackend, LockName, Owner, Release, Released, Renewal, Renewed, Result, Share, Token, Ttl,
     Verdict, async_trait,
 };
 use uuid::Uuid;
@@ -331,11 +331,13 @@ impl MysqlBackend {
     /// Extends leases that hold all of their locks, in one round trip, two on Galera. Answers which of them it has extended: all
     /// else is left open.
     async fn extend_many(&self, renewals: &[Renewal]) -> Result<Vec<bool>> {
-        let ttl = renewals.first().map(|renewal| renewal.ttl);
         let mut seen: HashMap<Attempt, usize> = HashMap::new();
-        for renewal in renewals {
-            *seen.entry(renewal.lease.attempt).or_default() += 1;
+        let mut ttls: HashMap<Ttl, usize> = HashMap::new();
+        for Renewal { lease, ttl, .. } in renewals {
+            *seen.entry(lease.attempt).or_default() += 1;
+            *ttls.entry(*ttl).or_default() += usize::from(lease.share.is_exclusive());
         }
+        let ttl = ttls.into_iter().max_by_key(|(_, leases)| *leases).map(|(ttl, _)| ttl);
         let is_alike = |renewal: &&Renewal| {
             let Renewal { lease, ttl: own, .. } = renewal;
             lease.share.is_exclusive() && Some(*own) == ttl && seen[&lease.attempt] == 1
@@ -346,11 +348,18 @@ impl MysqlBackend {
             return Ok(vec![false; renewals.len()]);
         };
         let mut packet = Packet::default();
-        let at = self.tables.renew_many(&mut packet, &leases, ttl);
+        let (changed, attempts) = self.tables.renew_many(&mut packet, &leases, ttl);
         let extended: HashSet<Uuid> =
             match send(self.connections.for_renewals().await?, &packet).await {
-                Ok(answers) => numbers(&answers[at])?,
-                Err(error) if error::is_conflict(&error) => HashSet::new(),
+                Ok(answers) => {
+                    let locked: HashSet<Uuid> = numbers(&answers[attempts])?;
+                    // Where some have expired in between nobody knows which.
+                    let are_all = answers[changed].affected == locked.len() as u64;
+                    if are_all { locked } else { HashSet::new() }
+                }
+                Err(error) if error::is_conflict(&error) || error::cannot_prepare(&error) => {
+                    HashSet::new()
+                }
                 Err(error) => return Err(self.failed(error)),
             };
         let is_extended = |renewal: &Renewal| {

@@ -36,7 +36,7 @@ pub struct MysqlConfig {
     tcp_keepalive: Duration,
 }
 
-/// The two that are prepared, and room for those of other tables.
+/// The three that are prepared, and room for those of other tables.
 const CACHED_STATEMENTS: usize = 8;
 
 #[derive(Clone)]

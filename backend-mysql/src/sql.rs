@@ -17,11 +17,11 @@
 //!   fails at commit, because the row is written.
 //! - **Lock first, then act, and never wait.** Rows are locked by a statement of their own, with
 //!   `SKIP LOCKED`, which tells which of them it has got; those that follow touch no others. An `UPDATE`
-//!   cannot skip locked rows itself. The two prepared statements do wait, for a second at most, and
+//!   cannot skip locked rows itself. The three prepared statements do wait, for a second at most, and
 //!   `backend.rs` leaves them alone for a while once one of them has waited in vain.
 //! - **Each statement is right by itself.** A node of a Galera cluster may roll a transaction back
 //!   in the middle of a packet without a word, and run what follows outside of any. So whatever
-//!   writes repeats the condition, does nothing unless its transaction is open, and writes
+//!   writes repeats as much of the condition as tells its rows from others, does nothing unless its transaction is open, and writes
 //!   shares only where the name's row is as the statement before has left it; and `pool.rs` finds
 //!   out whether the transaction was whole. What is one statement needs no transaction.
 //! - **Time is `UTC_TIMESTAMP(6)`**, which no session's time zone changes, and which stands still while a
@@ -146,7 +146,7 @@ impl Tables {
              AND NOT attempt <=> UNHEX(?)",
         );
         let hand_over = format!(
-            "{grant} AND {} AND standing = {} AND capacity = {}",
+            "{grant} AND {} AND standing = {} AND capacity = {} AND NOT attempt <=> UNHEX(?)",
             alive(["UNHEX(?)", "?", "?", "?"]),
             Standing::Held.code(),
             Share::FULL,
@@ -275,6 +275,7 @@ impl Tables {
             token,
             was_owner,
             was_explicit,
+            &attempt,
         );
         (&self.hand_over, params.into())
     }
@@ -315,17 +316,23 @@ impl Tables {
         ))
     }
 
-    /// Extends leases to one TTL that hold all of their locks and are alive. Answers where the attempts stand of those that it
-    /// has extended.
+    /// Extends leases to one TTL that hold all of their locks and are alive. Answers where the number of changed rows stands,
+    /// and where the attempts do whose rows these are, if they are as many.
     ///
     /// A list of ids that only the server knows can stand in a statement that it prepares for that.
-    pub(crate) fn renew_many(&self, packet: &mut Packet, leases: &[&LeaseId], ttl: Ttl) -> usize {
+    pub(crate) fn renew_many(
+        &self,
+        packet: &mut Packet,
+        leases: &[&LeaseId],
+        ttl: Ttl,
+    ) -> (usize, usize) {
         let lock = &self.lock;
         let names = list(leases.iter().map(|lease| text(lease.name.as_str())));
         let attempts = list(leases.iter().map(|lease| hex(lease.attempt.as_uuid().as_bytes())));
         let identities = list(leases.iter().map(|lease| {
-            let owner = (u8::from(lease.owner.is_explicit()), lease.owner.label());
-            let rest = format!("{}:{}:{}", lease.token, owner.0, owner.1);
+            let (is_explicit, owner) = (u8::from(lease.owner.is_explicit()), lease.owner.label());
+            let name = lease.name.as_str();
+            let rest = format!("{}:{is_explicit}:{}:{name}{owner}", lease.token, name.len());
             hex(&[lease.attempt.as_uuid().as_bytes(), rest.as_bytes()].concat())
         }));
         let alive = format!(
@@ -336,7 +343,7 @@ impl Tables {
         packet.add(format_args!(
             "SELECT GROUP_CONCAT(id), GROUP_CONCAT(HEX(attempt)) INTO {ROWS}, {ATTEMPTS} FROM {lock} \
              WHERE name IN ({names}) AND {alive} \
-             AND CONCAT(attempt, token, ':', explicit_owner, ':', locked_by) IN ({identities}) \
+             AND CONCAT(attempt, token, ':', explicit_owner, ':', LENGTH(name), ':', name, locked_by) IN ({identities}) \
              FOR UPDATE SKIP LOCKED"
         ));
         let until = match ttl {
@@ -352,9 +359,9 @@ impl Tables {
             text(&update)
         ));
         packet.add(format_args!("PREPARE database_locks_renewal FROM {STATEMENT}"));
-        packet.add("EXECUTE database_locks_renewal");
+        let changed = packet.add("EXECUTE database_locks_renewal");
         packet.add("DEALLOCATE PREPARE database_locks_renewal");
-        packet.add(format_args!("SELECT {ATTEMPTS}"))
+        (changed, packet.add(format_args!("SELECT {ATTEMPTS}")))
     }
 
     /// Carries out changes, each if its name is still as it was read. Answers where the ids of those names

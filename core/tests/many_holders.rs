@@ -23,13 +23,14 @@ struct Far {
     store: MemoryBackend,
     calls: AtomicUsize,
     claims: AtomicUsize,
+    releases: AtomicUsize,
     hints: bool,
 }
 
 impl Far {
     fn new(hints: bool) -> Arc<Self> {
-        let (calls, claims) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { store: MemoryBackend::new(), calls, claims, hints })
+        let [calls, claims, releases] = [0; 3].map(AtomicUsize::new);
+        Arc::new(Self { store: MemoryBackend::new(), calls, claims, releases, hints })
     }
 
     fn locks(self: &Arc<Self>) -> Locks {
@@ -61,6 +62,7 @@ impl LockBackend for Far {
     }
 
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.releases.fetch_add(releases.len(), Ordering::Relaxed);
         sleep(ROUND_TRIP).await;
         self.store.release(releases).await
     }
@@ -263,5 +265,28 @@ async fn whoever_asks_while_the_lock_is_dropped_waits_for_one_round_trip() {
             assert!(began.elapsed() < ROUND_TRIP * 3 / 2, "{owner:?}: {:?}", began.elapsed());
         }
         assert_eq!(store.asked(), (5, 5), "{owner:?}");
+        assert_eq!(store.releases.load(Ordering::Relaxed), 0, "all were handed over: {owner:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_permits_that_end_one_by_one_are_taken_up_at_once() {
+    for hints in [true, false] {
+        let store = Far::new(hints);
+        let locks = store.locks();
+        let mut jobs = JoinSet::new();
+        for i in 0..400 {
+            let locks = locks.clone();
+            jobs.spawn(async move {
+                let guard = locks.semaphore("x", 100).permits(1).acquire().await.unwrap();
+                // Some 20 ms from one end to the next.
+                sleep(Duration::from_secs(2) + Duration::from_millis(20) * (i % 100)).await;
+                guard.release().await.unwrap();
+            });
+        }
+        let began = Instant::now();
+        jobs.join_all().await;
+        // Four rounds of two to four seconds, and some waiting in between.
+        assert!(began.elapsed() < Duration::from_secs(20), "{hints}: {:?}", began.elapsed());
     }
 }

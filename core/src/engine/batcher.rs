@@ -202,11 +202,11 @@ impl<I> Batcher<I> {
         self.in_flight -= 1;
         let took = now.saturating_sub(sent);
         self.round_trip = self.round_trip * 7 / 8 + took / 8;
-        self.needless(names);
+        self.done(names);
     }
 
-    /// Requests of these names, in a batch that departed, turned out to need no answer.
-    pub(crate) fn needless<'a>(&mut self, names: impl IntoIterator<Item = &'a LockName>) {
+    /// Requests of these names, in a batch that departed, are answered or need no answer.
+    pub(crate) fn done<'a>(&mut self, names: impl IntoIterator<Item = &'a LockName>) {
         for name in names {
             let Some(queue) = self.queues.get_mut(name) else { continue };
             queue.in_flight -= 1;
@@ -354,7 +354,7 @@ mod tests {
         let batch = queues.depart().unwrap();
         assert_eq!(batch, [(name("a"), 1), (name("b"), 0), (name("b"), 2), (name("c"), 3)]);
         queues.push("b", Haste::Patient, Company::Any);
-        queues.batcher.needless(&[name("b")]);
+        queues.batcher.done(&[name("b")]);
         assert_eq!(queues.depart(), None, "b is in flight");
         queues.batcher.landed(&[name("a"), name("b"), name("c")], NOW, NOW);
         let batch = queues.depart().unwrap();

@@ -20,7 +20,7 @@ use crate::engine::hold::{GivenUp, Hold, Shared};
 use crate::engine::releases::{self, Interest, Releases};
 use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
-use crate::engine::wait_queue::{self, Grant, HandOver, Kept, Unheard, WaitQueue};
+use crate::engine::wait_queue::{self, Grant, HandOver, HandOverEnded, Unheard, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locks::lease::Lease;
 use crate::locks::lease::state::{Event, Phase};
@@ -53,6 +53,8 @@ pub(crate) struct Driver {
     hints: mpsc::UnboundedReceiver<Wakeup>,
     hints_sender: Option<mpsc::UnboundedSender<Wakeup>>,
     given_up: mpsc::UnboundedReceiver<GivenUp>,
+    /// One that was received, before those that are still to be.
+    given_up_first: Option<GivenUp>,
     given_up_sender: mpsc::UnboundedSender<GivenUp>,
     waiting: WaitQueue,
     renewals: Renewals,
@@ -100,6 +102,7 @@ impl Driver {
             hints,
             hints_sender: Some(hints_sender),
             given_up,
+            given_up_first: None,
             given_up_sender,
             waiting: WaitQueue::new(&can, phase, observers.clone()),
             renewals: Renewals::new(can.max_batch, phase, observers.clone()),
@@ -131,7 +134,8 @@ impl Driver {
                     Some(command) => self.handle_command(command),
                     None => abandoned = true,
                 },
-                Some(given_up) = self.given_up.recv() => self.handle_given_up(given_up),
+                // Not handled yet: whoever asks at the same time may have it in one round trip.
+                Some(given_up) = self.given_up.recv() => self.given_up_first = Some(given_up),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.handle_done(done),
                     // What was in the batch would wait for ever. The holders hear of it as this is dropped.
@@ -167,18 +171,24 @@ impl Driver {
     /// Hears what has come meanwhile, so that it leaves together: claims first, which may take the places of leases that are
     /// given back. Says whether all users have gone.
     fn hear_all(&mut self) -> bool {
-        let abandoned = loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.handle_command(command),
-                Err(error) => break error == mpsc::error::TryRecvError::Disconnected,
-            }
-        };
+        let abandoned = self.hear_commands();
         self.hear_given_up();
         abandoned
     }
 
+    fn hear_commands(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.handle_command(command),
+                Err(error) => return error == mpsc::error::TryRecvError::Disconnected,
+            }
+        }
+    }
+
     fn hear_given_up(&mut self) {
-        while let Ok(given_up) = self.given_up.try_recv() {
+        while let Some(given_up) =
+            self.given_up_first.take().or_else(|| self.given_up.try_recv().ok())
+        {
             self.handle_given_up(given_up);
         }
     }
@@ -286,9 +296,9 @@ impl Driver {
         }
     }
 
-    /// Releases what was not handed over after all.
-    fn handle_kept(&mut self, now: Duration) {
-        for Kept { attempt, outcome } in self.waiting.kept() {
+    /// Tells of what was handed over, and releases what was not after all.
+    fn handle_hand_overs(&mut self, now: Duration) {
+        for HandOverEnded { attempt, outcome } in self.waiting.ended() {
             let Some((lease, until, interest)) = self.handing_over.remove(&attempt) else {
                 continue;
             };
@@ -303,7 +313,7 @@ impl Driver {
     /// Sends whatever can leave now.
     fn depart(&mut self) {
         let now = self.clock.now();
-        self.handle_kept(now);
+        self.handle_hand_overs(now);
         while let Some(batch) = self.renewals.depart(now) {
             let time = batch.time.min(self.request_timeout);
             let backend = Arc::clone(&self.backend);

@@ -44,7 +44,8 @@ struct Turns {
 
 /// Where hints tell others of a release.
 const HINTED: Turns = Turns { ours: Duration::from_millis(500), theirs: Duration::from_millis(5) };
-/// Where they find out by asking: whoever has waited for as long as we had the lock asks several times in their turn.
+/// Where they find out by asking: whoever has waited for as long as we had the lock asks twice or more in their turn. Who has
+/// waited for much longer asks more seldom than that, and may need several turns of theirs.
 const POLLED: Turns =
     Turns { ours: Duration::from_millis(1_500), theirs: Duration::from_millis(120) };
 
@@ -67,11 +68,11 @@ pub(crate) struct WaitQueue {
     /// Counts the claims, so that they leave in their order.
     asked: u64,
     listening: bool,
-    /// Whether anybody who waits was ever told that a lock is busy.
+    /// Whether anybody who asked has had to wait.
     was_busy: bool,
     closing: bool,
-    /// Leases that were to be handed over, and are not.
-    kept: Vec<Kept>,
+    /// What has become of hand-overs, for the driver to hear.
+    ended: Vec<HandOverEnded>,
     hands_over: bool,
     phase: Phase,
     random: fastrand::Rng,
@@ -116,7 +117,7 @@ struct Line {
 
 /// What has become of a lease that was to be handed over.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct HandOverEnded {
     pub(crate) attempt: Attempt,
     pub(crate) outcome: HandOver,
 }
@@ -171,7 +172,7 @@ impl WaitQueue {
             listening: false,
             was_busy: false,
             closing: false,
-            kept: Vec::new(),
+            ended: Vec::new(),
             hands_over: can.hands_over,
             phase,
             random: fastrand::Rng::new(),
@@ -262,13 +263,16 @@ impl WaitQueue {
     }
 
     /// Lets whoever comes next take the place of a lease that is given back, and that has gone from one to the next here since
-    /// then, if it has. Says whether somebody does: what becomes of the lease is told by [`kept`](Self::kept).
+    /// then, if it has. Says whether somebody does: what becomes of the lease is told by [`ended`](Self::ended).
     pub(crate) fn hand_over(
         &mut self,
         lease: &LeaseId,
         ours_since: Duration,
         now: Duration,
     ) -> bool {
+        if !lease.share.is_exclusive() {
+            return false;
+        }
         // Else the claim would wait for what is on its way.
         let is_in_flight = self.batcher.is_in_flight(&lease.name);
         let longest = self.turns().ours;
@@ -278,7 +282,7 @@ impl WaitQueue {
             return false;
         }
         line.ours = Some((lease.token, ours_since));
-        if !self.hands_over || self.closing || is_in_flight || !lease.share.is_exclusive() {
+        if !self.hands_over || self.closing || is_in_flight {
             return false;
         }
         let Some(head) = line.head() else { return false };
@@ -295,8 +299,8 @@ impl WaitQueue {
     }
 
     /// What has become of leases that were to be handed over.
-    pub(crate) fn kept(&mut self) -> Vec<Kept> {
-        std::mem::take(&mut self.kept)
+    pub(crate) fn ended(&mut self) -> Vec<HandOverEnded> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Hints may have been missed.
@@ -381,7 +385,7 @@ impl WaitQueue {
                     None => settled.push(name),
                 }
             }
-            self.batcher.needless(&settled);
+            self.batcher.done(&settled);
             if departure.claims.is_empty() {
                 self.batcher.called_off();
                 continue;
@@ -415,7 +419,7 @@ impl WaitQueue {
                     Ok(_) => HandOver::NotDone,
                     Err(_) => HandOver::Unknown,
                 };
-                self.kept.push(Kept { attempt: lease.attempt, outcome });
+                self.ended.push(HandOverEnded { attempt: lease.attempt, outcome });
             }
             let (granted, given_back) = self.answered(*id, answer, alone, now);
             grants.extend(granted);
@@ -767,8 +771,9 @@ impl WaitQueue {
         self.timers.cancel(&Due::GiveUp(id));
         self.unqueue(&name, id, exit, now);
         let pending = self.pending.remove(&id)?;
-        let not_done = |lease: LeaseId| Kept { attempt: lease.attempt, outcome: HandOver::NotDone };
-        self.kept.extend(pending.replaces.map(not_done));
+        let not_done =
+            |lease: LeaseId| HandOverEnded { attempt: lease.attempt, outcome: HandOver::NotDone };
+        self.ended.extend(pending.replaces.map(not_done));
         Some(pending.request)
     }
 
@@ -792,6 +797,12 @@ impl WaitQueue {
             Exit::Granted => {
                 (line.asks, line.busy) = (0, None);
                 self.rest(name, now);
+            }
+            // The release that is on its way, or a timer, says when.
+            Exit::Other if line.stands_back.is_some_and(|until| now < until) => {
+                if let Some(until) = line.stands_back.filter(|until| *until < Duration::MAX) {
+                    self.timers.set(Due::Turn(name.clone()), until);
+                }
             }
             // What it is about to hear is as good as what it would.
             Exit::Other if self.timers.get(&Due::Turn(name.clone())).is_some() => {}
