@@ -36,7 +36,7 @@ declare
   has_shares boolean;       -- whether there may be rows of shares, dead ones included
   supersedes boolean;
   taken bigint;             -- the weights that count
-  is_counted boolean;       -- whether the next three are known, for this patience
+  is_counted boolean;       -- whether `living`, `lapsed` and `ended` are known, for this patience
   counted_patience interval;
   living bigint;            -- the weights of the shares that count
   lapsed bigint;            -- how many count as dead, and are not yet marked as such

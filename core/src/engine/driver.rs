@@ -231,7 +231,7 @@ impl Driver {
         }
     }
 
-    /// The last share in a lease is gone.
+    /// The last hold of a lease is gone.
     fn handle_given_up(&mut self, given_up: GivenUp) {
         match self.renewals.get(given_up.attempt).cloned() {
             Some(lease) => self.give_back(&lease, Event::Release, given_up.reply),

@@ -1,4 +1,4 @@
-//! A share in a live lease: when the last one goes, the lease is released.
+//! What a guard keeps of a live lease: when the last hold of it goes, the lease is released.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     given_up: mpsc::UnboundedSender<GivenUp>,
 }
 
-/// The last share in a lease is gone.
+/// The last hold of a lease is gone.
 #[derive(Debug)]
 pub(crate) struct GivenUp {
     pub(crate) attempt: Attempt,
@@ -48,7 +48,7 @@ impl Hold {
         Arc::clone(&self.shared)
     }
 
-    /// Gives up this share. If it was the last, the answer comes once the lease is released.
+    /// Gives it up. If it was the last one, the answer comes once the lease is released.
     pub(crate) fn release(mut self) -> Option<oneshot::Receiver<Result<()>>> {
         self.gives_up = false;
         let (reply, released) = oneshot::channel();
@@ -69,7 +69,7 @@ impl Shared {
         &self.lease
     }
 
-    /// Another share in the lease, unless the last one has gone.
+    /// Another hold of the lease, unless the last one has gone.
     pub(crate) fn join(self: &Arc<Self>) -> Option<Hold> {
         self.holders
             .try_update(Ordering::AcqRel, Ordering::Acquire, |holders| {
@@ -79,7 +79,7 @@ impl Shared {
         Some(Hold { shared: Arc::clone(self), gives_up: true })
     }
 
-    /// One share less. Says whether it was the last.
+    /// One hold less. Says whether it was the last.
     fn give_up(&self, reply: Option<oneshot::Sender<Result<()>>>) -> bool {
         if self.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
             return false;
