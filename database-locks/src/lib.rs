@@ -71,7 +71,9 @@
 //! # What a lease promises, and what it cannot
 //!
 //! While a [`Guard`] passes [`check`](Guard::check), nobody else was granted the lock, as long as
-//! clocks run at nearly the same rate. No lock service can stop a process that was suspended
+//! clocks run at nearly the same rate, and are not set forward by more than the [`grace`](LockRequest::grace), on the server
+//! or by a failover to one that is ahead. A release [by force](Locks::force_release), or a takeover by the same explicit owner,
+//! is heard of by the next renewal: within a third of the TTL, 30 s at most. No lock service can stop a process that was suspended
 //! between that check and a write: where that matters, send the [`Token`] along with the write,
 //! and let the resource refuse a token lower than one that it has seen.
 

@@ -277,11 +277,11 @@ options! {
     retry(retry: Retry)
 
     /// Calls `callback` each time that the database says that the lock is busy, while this request
-    /// is the first in its process's queue. It runs on the engine's thread and must not block:
-    /// there, nothing of this module waits.
+    /// is the first in its process's queue: see [`crate::LockRequest::on_wait`]. It runs on the thread that waits, and may
+    /// block.
     on_wait(callback: impl FnMut(&Busy) + Send + 'static)
 
-    /// Calls `callback` once if the lease is lost, on a thread of its own.
+    /// Calls `callback` once if the lease is lost: see [`crate::Lease::on_lost`].
     on_lost(callback: impl FnOnce(LossReason) + Send + 'static)
 }
 
@@ -397,7 +397,8 @@ impl Guard {
 impl Lease {
     /// Waits on this thread until the lease is lost, and says why, or until `timeout` has passed:
     /// `None`. A pause, for [blocking](crate::blocking) code, that ends early when there is
-    /// nothing left to wait for. As with [`lost`](Self::lost), a release by the holder is no loss.
+    /// nothing left to wait for. As with [`lost`](Self::lost), a release by the holder is no loss. Where the machine sleeps
+    /// meanwhile `timeout` may be counted without that time; the loss is not.
     ///
     /// # Errors
     ///

@@ -97,22 +97,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::Claim;
     use crate::clock::Clock;
     use crate::locks::lease::state::Terms;
-    use crate::words::identity::{LeaseId, Token};
+    use crate::words::identity::Token;
     use crate::words::name::LockName;
-    use crate::words::owner::Owner;
-    use crate::words::share::Share;
 
     #[test]
     fn a_lease_is_given_up_once_by_the_last_of_those_who_share_it() {
-        let id = LeaseId {
-            name: LockName::new("x").unwrap(),
-            attempt: Attempt::new(),
-            token: Token::new(1),
-            owner: Owner::of_this_process(),
-            share: Share::ALL,
-        };
+        let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
         let (sender, mut given_up) = mpsc::unbounded_channel();
         let lease = Lease::granted(id, Terms::switched_off(), Clock::Boot, Duration::ZERO);
         let first = Hold::new(lease, sender);

@@ -33,9 +33,6 @@ use self::hold::Hold;
 use self::request::{Reply, Request, RequestId};
 use self::runtime::Runtime;
 
-/// How long a shutdown waits for a database that is away, and whoever waits for a release.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A running engine, as its users see it. It ends when they have all gone, and the last lease is
 /// released.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::backend::{Capabilities, Release, Released};
-use crate::engine::PATIENCE;
 use crate::engine::backoff::Pace;
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::timers::Timers;
@@ -16,6 +15,8 @@ use crate::words::name::LockName;
 
 /// How soon to ask again where somebody has locked the row.
 const SKIPPED: Duration = Duration::from_millis(20);
+/// How long a shutdown waits for a database that is away, and whoever waits for a release.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Releases {
@@ -248,22 +249,15 @@ fn at_most(until: Option<Duration>, limit: Duration) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Claim;
     use crate::words::identity::Token;
     use crate::words::loss::LossReason;
-    use crate::words::owner::Owner;
-    use crate::words::share::Share;
 
     const NOW: Duration = Duration::from_secs(1_000);
     const HOUR: Duration = Duration::from_hours(1);
 
     fn lease() -> LeaseId {
-        LeaseId {
-            name: LockName::new("x").unwrap(),
-            attempt: Attempt::new(),
-            token: Token::new(1),
-            owner: Owner::of_this_process(),
-            share: Share::ALL,
-        }
+        Claim::new(LockName::new("x").unwrap()).lease(Token::new(1))
     }
 
     fn released(until: Option<Duration>) -> (Releases, oneshot::Receiver<Result<()>>) {

@@ -26,7 +26,7 @@ pub(crate) struct Renewals {
     /// When to look at a lease: its renewal is due, or its deadline has come.
     timers: Timers<Attempt>,
     batcher: Batcher<Attempt>,
-    /// How many leases are renewed that have this TTL.
+    /// How many leases live and are renewed that have this TTL.
     ttls: BTreeMap<Duration, usize>,
     /// How many batches in a row have failed.
     failures: u32,
@@ -39,6 +39,8 @@ struct Held {
     lease: Lease,
     /// When it is to be renewed next, unless that is under way.
     renewal: Option<Duration>,
+    /// The TTL by which it is counted, as long as it lives.
+    counted: Option<Duration>,
     /// Since when its lock has gone from one to the next here.
     ours_since: Duration,
     /// It was in a batch that failed, and may be to blame: it is asked for by itself.
@@ -62,18 +64,25 @@ impl Renewals {
     /// here since `ours_since`.
     pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration, ours_since: Duration) {
         let attempt = lease.id().attempt;
-        if let Some(ttl) = renewed_ttl(&lease) {
+        let counted = lease.terms().renew_every.and(lease.terms().ttl.duration());
+        if let Some(ttl) = counted {
             *self.ttls.entry(ttl).or_default() += 1;
         }
-        self.leases.insert(attempt, Held { lease, renewal: None, ours_since, is_suspect: false });
+        let held = Held { lease, renewal: None, counted, ours_since, is_suspect: false };
+        self.leases.insert(attempt, held);
         self.schedule(attempt, asked_at, 1);
     }
 
     /// The holder gives the lease up: no renewal leaves any more. Says since when its lock has gone from one to the next here.
     pub(crate) fn forget(&mut self, attempt: Attempt) -> Option<Duration> {
-        let Held { lease, ours_since, .. } = self.leases.remove(&attempt)?;
         self.timers.cancel(&attempt);
-        if let Some(ttl) = renewed_ttl(&lease)
+        self.uncount(attempt);
+        self.leases.remove(&attempt).map(|held| held.ours_since)
+    }
+
+    /// A lease lives no more. Its guard may stay for as long as it likes.
+    fn uncount(&mut self, attempt: Attempt) {
+        if let Some(ttl) = self.leases.get_mut(&attempt).and_then(|held| held.counted.take())
             && let Some(count) = self.ttls.get_mut(&ttl)
         {
             *count -= 1;
@@ -81,7 +90,6 @@ impl Renewals {
                 self.ttls.remove(&ttl);
             }
         }
-        Some(ours_since)
     }
 
     pub(crate) fn get(&self, attempt: Attempt) -> Option<&Lease> {
@@ -109,6 +117,7 @@ impl Renewals {
                 tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
             }
             if state.is_over() {
+                self.uncount(attempt);
                 continue;
             }
             if held.renewal.take_if(|renewal| *renewal <= now).is_some() {
@@ -193,6 +202,7 @@ impl Renewals {
                         raised.push(Unheard { lease: lease.id().clone(), until });
                     }
                     self.timers.cancel(&attempt);
+                    self.uncount(attempt);
                 }
                 Phase::Unknown => {
                     self.observers.tell(Observed::RenewalFailed { lease: lease.id() });
@@ -226,11 +236,6 @@ impl Renewals {
     }
 }
 
-/// The TTL of a lease that is renewed and can expire.
-fn renewed_ttl(lease: &Lease) -> Option<Duration> {
-    lease.terms().renew_every.and(lease.terms().ttl.duration())
-}
-
 /// A batch of renewals on its way.
 #[derive(Debug)]
 pub(crate) struct Departure {
@@ -244,13 +249,12 @@ pub(crate) struct Departure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Claim;
     use crate::clock::Clock;
     use crate::error::{Error, ErrorKind};
     use crate::locks::lease::state::{RenewBefore, Terms};
-    use crate::words::identity::{LeaseId, Token};
+    use crate::words::identity::Token;
     use crate::words::loss::LossReason;
-    use crate::words::owner::Owner;
-    use crate::words::share::Share;
     use crate::words::ttl::Ttl;
 
     fn every(period: u64, ttl: Ttl) -> Terms {
@@ -263,13 +267,7 @@ mod tests {
         let start = Clock::Boot.now();
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
         for (name, terms) in leases {
-            let id = LeaseId {
-                name: LockName::new(name).unwrap(),
-                attempt: Attempt::new(),
-                token: Token::new(1),
-                owner: Owner::of_this_process(),
-                share: Share::ALL,
-            };
+            let id = Claim::new(LockName::new(name).unwrap()).lease(Token::new(1));
             renewals.watch(Lease::granted(id, *terms, Clock::Boot, start), start, start);
         }
         (renewals, start)
@@ -320,6 +318,29 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_lease_hurries_the_others_no_more() {
+        let [short, long] = [1, 10].map(|hours| Ttl::new(Duration::from_hours(hours)).unwrap());
+        for is_noticed_by_renewal in [true, false] {
+            let (mut renewals, start) = watched(&[("a", every(8, short)), ("b", every(8, long))]);
+            let mut now = start + Duration::from_secs(10);
+            renewals.tick(now);
+            let first = renewals.depart(now).unwrap();
+            assert_eq!(first.time, Duration::from_hours(1) / 3);
+            let lost = Renewed::Lost(LossReason::Forced);
+            let answer = if is_noticed_by_renewal { lost } else { Renewed::Alive };
+            renewals.arrive(&first, Ok(vec![answer, Renewed::Alive]), now);
+            if !is_noticed_by_renewal {
+                let short = renewals.leases().find(|lease| lease.name().as_str() == "a").unwrap();
+                short.apply(Event::Gone(LossReason::Expired));
+            }
+            now += Duration::from_secs(10);
+            renewals.tick(now);
+            let second = renewals.depart(now).unwrap();
+            assert_eq!((names(&second), second.time), (vec!["b"], Duration::from_hours(10) / 3));
+        }
+    }
+
+    #[test]
     fn what_was_given_up_meanwhile_is_not_asked_for() {
         let (mut renewals, start) =
             watched(&["a", "b"].map(|name| (name, every(8, Ttl::Infinite))));
@@ -335,13 +356,7 @@ mod tests {
         let clock = Clock::Boot.now();
         let ttl = Ttl::new(Duration::from_millis(100)).unwrap();
         let terms = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
-        let id = LeaseId {
-            name: LockName::new("x").unwrap(),
-            attempt: Attempt::new(),
-            token: Token::new(1),
-            owner: Owner::of_this_process(),
-            share: Share::ALL,
-        };
+        let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
         renewals.watch(Lease::granted(id.clone(), terms, Clock::Boot, clock), clock, clock);
         let asked = clock + Duration::from_millis(60);

@@ -108,10 +108,8 @@ mod tests {
     use super::*;
     use crate::locks::lease::{Lease, state};
     use crate::observer::Observer;
-    use crate::words::identity::{Attempt, LeaseId, Token};
+    use crate::words::identity::Token;
     use crate::words::loss::LossReason;
-    use crate::words::owner::Owner;
-    use crate::words::share::Share;
 
     /// The names of the events that it is told.
     #[derive(Debug, Default)]
@@ -140,13 +138,7 @@ mod tests {
     }
 
     fn hold() -> Hold {
-        let id = LeaseId {
-            name: name(),
-            attempt: Attempt::new(),
-            token: Token::new(1),
-            owner: Owner::of_this_process(),
-            share: Share::ALL,
-        };
+        let id = Claim::new(name()).lease(Token::new(1));
         let lease = Lease::granted(id, Terms::switched_off(), Clock::Boot, Duration::ZERO);
         Hold::new(lease, mpsc::unbounded_channel().0)
     }

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::backend::{Busy, Capabilities, Claim, Verdict};
-use crate::engine::PATIENCE;
 use crate::engine::backoff::{Pace, Phase, Quickest, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
+use crate::engine::releases::PATIENCE;
 use crate::engine::request::{Request, RequestId};
 use crate::engine::timers::Timers;
 use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
@@ -645,7 +645,9 @@ impl WaitQueue {
         }
         let pending = self.pending.get_mut(&id)?;
         // A lease that it can join is younger than its own last ask, so that it holds no other.
-        if let Some(hold) = join(&pending.request) {
+        if pending.replaces.is_none()
+            && let Some(hold) = join(&pending.request)
+        {
             let request = self.remove(id, Exit::Granted, now)?;
             request.fulfil(hold);
             return None;

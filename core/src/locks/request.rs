@@ -106,7 +106,8 @@ pub struct LockRequest {
 
 impl LockRequest {
     /// Waits for at most this long. Without it, a request waits for as long as it takes, also
-    /// through an outage of the database.
+    /// through an outage of the database. The engine keeps the time, so that after a `fork`, which copies no threads, nobody
+    /// does: make new locks there.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
