@@ -1,5 +1,6 @@
 //! Waiting for a lock, and ceasing to.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,21 +58,32 @@ pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Ou
     let Ok(Some(Wakeup::Listening)) = tokio::time::timeout(PATIENCE, listening).await else {
         return Err(Stop::Skipped("no hints were seen to arrive".to_owned()));
     };
-    for (text, keep) in [("freed", false), ("kept", true)] {
-        let name = context.name(text);
-        let lease = take(&here, &claim(&name)).await?;
-        refuse(&there, &claim(&name).with_mark(LONG)).await?;
-        let release = if keep { Release::keep(lease, LONG * 2) } else { Release::free(lease) };
-        assert_eq!(here.release(&[release]).await?, [Released::Done]);
+    // A large batch may be decided in another way than a single item.
+    for (text, keep, size) in [("freed", false, 1), ("kept", true, 1), ("freed", false, 5)] {
+        let mut releases = Vec::new();
+        for i in 0..size {
+            let name = context.name(&format!("{text} {size} {i}"));
+            let lease = take(&here, &claim(&name)).await?;
+            refuse(&there, &claim(&name).with_mark(LONG)).await?;
+            releases.push(match keep {
+                true => Release::keep(lease, LONG * 2),
+                false => Release::free(lease),
+            });
+        }
+        assert_eq!(here.release(&releases).await?, vec![Released::Done; size]);
+        let mut untold: BTreeSet<_> = releases.into_iter().map(|r| r.lease.name).collect();
         let told = async {
             while let Some(hint) = hints.next().await {
-                if hint == Wakeup::Released(name.clone()) {
+                if let Wakeup::Released(name) = hint {
+                    untold.remove(&name);
+                }
+                if untold.is_empty() {
                     return;
                 }
             }
             panic!("the stream of hints ended");
         };
-        soon(&format!("a hint tells of the name that was {text}"), told).await;
+        soon(&format!("hints tell of {size} that were {text}"), told).await;
     }
     Ok(())
 }
