@@ -227,6 +227,17 @@ pub(crate) async fn grace_holds_an_expired_lease_back(context: Context) -> Outco
     free(&client, &lease).await?;
     // Grace is for leases that expired, not for those that were released.
     take(&client, &claim(&name).with_grace(LONG)).await?;
+
+    // A batch of many names may be decided in another way than a single claim.
+    let names = ["a", "b", "c", "d"].map(|text| context.name(text));
+    for name in &names {
+        take(&client, &brief(&client, name)).await?;
+    }
+    context.outlive(brief_ttl(&client)).await?;
+    let claims = names.map(|name| claim(&name).with_grace(LONG));
+    let verdicts = client.acquire(&claims).await?;
+    let are_busy = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Busy(_)));
+    assert!(are_busy, "a grace holds back each claim of a batch: {verdicts:?}");
     Ok(())
 }
 
