@@ -39,8 +39,8 @@ struct Held {
     lease: Lease,
     /// When it is to be renewed next, unless that is under way.
     renewal: Option<Duration>,
-    /// The TTL by which it is counted, as long as it lives.
-    counted: Option<Duration>,
+    /// Whether its TTL is counted: as long as it lives.
+    is_counted: bool,
     /// Since when its lock has gone from one to the next here.
     ours_since: Duration,
     /// It was in a batch that failed, and may be to blame: it is asked for by itself.
@@ -64,11 +64,10 @@ impl Renewals {
     /// here since `ours_since`.
     pub(crate) fn watch(&mut self, lease: Lease, asked_at: Duration, ours_since: Duration) {
         let attempt = lease.id().attempt;
-        let counted = lease.terms().renew_every.and(lease.terms().ttl.duration());
-        if let Some(ttl) = counted {
+        if let Some(ttl) = renewed_ttl(&lease) {
             *self.ttls.entry(ttl).or_default() += 1;
         }
-        let held = Held { lease, renewal: None, counted, ours_since, is_suspect: false };
+        let held = Held { lease, renewal: None, is_counted: true, ours_since, is_suspect: false };
         self.leases.insert(attempt, held);
         self.schedule(attempt, asked_at, 1);
     }
@@ -82,7 +81,9 @@ impl Renewals {
 
     /// A lease lives no more. Its guard may stay for as long as it likes.
     fn uncount(&mut self, attempt: Attempt) {
-        if let Some(ttl) = self.leases.get_mut(&attempt).and_then(|held| held.counted.take())
+        let Some(held) = self.leases.get_mut(&attempt) else { return };
+        if std::mem::take(&mut held.is_counted)
+            && let Some(ttl) = renewed_ttl(&held.lease)
             && let Some(count) = self.ttls.get_mut(&ttl)
         {
             *count -= 1;
@@ -234,6 +235,11 @@ impl Renewals {
             self.timers.set(attempt, next);
         }
     }
+}
+
+/// The TTL of a lease that is renewed and can expire.
+fn renewed_ttl(lease: &Lease) -> Option<Duration> {
+    lease.terms().renew_every.and(lease.terms().ttl.duration())
 }
 
 /// A batch of renewals on its way.
