@@ -1,4 +1,4 @@
-//! A server's wall clock, when a test may set it.
+//! A wall clock of its own for a server, which a test may set, or for another program.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::folder::Folder;
+use crate::install::Account;
 
-/// A library that a server loads first, in place of the system's clock.
+/// A library that a program loads first, in place of the system's clock.
 const SOURCE: &str = include_str!("clock.c");
 const LIBRARY: &str = "clock.so";
 const OFFSET: &str = "clock-offset";
@@ -23,6 +24,30 @@ pub enum ClockStep {
     Forward(Duration),
     /// It is earlier at once.
     Back(Duration),
+}
+
+/// A wall clock that is off by as much for whatever is given it, and for what that starts. What counts time since the
+/// machine was started is not touched.
+#[derive(Debug)]
+pub struct ShiftedClock(Folder);
+
+impl ShiftedClock {
+    /// A clock that is set once.
+    ///
+    /// # Errors
+    ///
+    /// There is no C compiler, or no folder can be made.
+    pub fn new(by: ClockStep) -> Result<Self> {
+        let folder = Folder::create("clock", Account::ordinary(&[])?)?;
+        install(&folder)?;
+        step(folder.path(), by)?;
+        Ok(Self(folder))
+    }
+
+    /// Starts `program` with this clock.
+    pub fn give<'a>(&self, program: &'a mut Command) -> &'a mut Command {
+        program.envs(environment(self.0.path()))
+    }
 }
 
 /// Gives whatever will run in a folder a clock that can be set.
@@ -42,7 +67,7 @@ pub(crate) fn install(folder: &Folder) -> Result<()> {
     Ok(())
 }
 
-/// What tells a server in this folder to load the clock, if it has one.
+/// What tells a program in this folder to load the clock, if it has one.
 pub(crate) fn environment(folder: &Path) -> Vec<(&'static str, OsString)> {
     let (library, offset) = (folder.join(LIBRARY), folder.join(OFFSET));
     match library.exists() {
@@ -65,4 +90,25 @@ pub(crate) fn step(folder: &Path, step: ClockStep) -> Result<()> {
     let offset = i64::from_ne_bytes(bytes) + by;
     file.write_all_at(&offset.to_ne_bytes(), 0)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn a_shifted_clock_is_off() -> Result<()> {
+        let hour = Duration::from_hours(1);
+        for (step, expected) in [(ClockStep::Forward(hour), 3600), (ClockStep::Back(hour), -3600)] {
+            let clock = ShiftedClock::new(step)?;
+            let output = clock.give(Command::new("date").arg("+%s")).output()?;
+            let said: i64 = String::from_utf8(output.stdout)?.trim().parse()?;
+            let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+            // As long as it may take to start a program.
+            assert!((said - now - expected).abs() < 60, "{said} at {now}");
+        }
+        Ok(())
+    }
 }

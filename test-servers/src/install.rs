@@ -68,15 +68,6 @@ pub const RSYNC: Binaries = Binaries {
     folder_command: &[],
 };
 
-/// What gives a program another clock.
-pub const FAKETIME: Binaries = Binaries {
-    name: "faketime",
-    package: "faketime",
-    programs: &["faketime"],
-    folders: &["/usr/bin"],
-    folder_command: &[],
-};
-
 /// The connection pooler.
 pub const PGBOUNCER: Binaries = Binaries {
     name: "pgbouncer",

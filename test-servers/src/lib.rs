@@ -110,11 +110,11 @@ mod tls;
 pub use access::{Access, Database};
 pub use anyhow::Result;
 pub use cache::cache;
-pub use clock::ClockStep;
+pub use clock::{ClockStep, ShiftedClock};
 pub use etcd::Etcd;
 pub use galera::{FailureDetection, Galera, GaleraBuilder, GaleraDatabase, GaleraNode};
 pub use install::{
-    Binaries, ETCD, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, REDIS, RSYNC,
+    Binaries, ETCD, GALERA, MARIADB, MARIADB_TOOLS, PGBOUNCER, POSTGRES, REDIS, RSYNC,
 };
 pub use mariadb::{MariaDb, MariaDbProduct};
 pub use mysql::{MySql, MySqlProduct};

@@ -4,15 +4,14 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 use database_locks_test_servers::{
-    Binaries, ETCD, FAKETIME, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES,
-    REDIS, RSYNC,
+    Binaries, ETCD, GALERA, MARIADB, MARIADB_TOOLS, MySqlProgram, PGBOUNCER, POSTGRES, REDIS, RSYNC,
 };
 
 use crate::command::succeeds;
 use crate::{fetch_mysql, fetch_postgres, fetch_python};
 
-const NEEDED: [Binaries; 9] =
-    [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, FAKETIME, REDIS, ETCD];
+const NEEDED: [Binaries; 8] =
+    [POSTGRES, PGBOUNCER, MARIADB, MARIADB_TOOLS, GALERA, RSYNC, REDIS, ETCD];
 
 /// What the benchmark's peers are built with: etcd's client, and the drivers of distributed-lock.
 const FOR_PEERS: [Binaries; 4] = [

@@ -335,12 +335,19 @@ fn unfinished(tests: &[String], output: &str) -> String {
 }
 
 fn last_lines(output: &str) -> String {
-    let lines: Vec<&str> = output.lines().collect();
+    let lines: Vec<&str> = output.lines().filter(|line| !is_of_a_backtrace(line)).collect();
     let mut last = String::new();
     for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
         let _ = writeln!(last, "    {line}");
     }
     last
+}
+
+/// Whether a line is a frame or its place in the source: such lines would push out what the program said.
+fn is_of_a_backtrace(line: &str) -> bool {
+    let line = line.trim_start();
+    let digits = line.trim_start_matches(|character: char| character.is_ascii_digit());
+    line.starts_with("at ") || digits.len() < line.len() && digits.starts_with(": ")
 }
 
 fn pid(child: &Child) -> Pid {
@@ -484,6 +491,17 @@ mod tests {
         let output = "test a ... ok\nsomething test b_c ... FAILED\ntest d ... ignored, for a reason\n\
                       test e has been running for over 60 seconds\n";
         assert_eq!(unfinished(&tests, output), "tests that have not finished:\n    b\n    e\n");
+    }
+
+    #[test]
+    fn a_backtrace_does_not_hide_what_was_said() {
+        let frames =
+            "   7: core::ops::function::FnOnce::call_once\n      at ./tests/a.rs:65:5\n".repeat(60);
+        let output =
+            format!("panicked at tests/a.rs:65:5:\nits reason: 7\n{frames}test result: FAILED.\n");
+        let said =
+            "    panicked at tests/a.rs:65:5:\n    its reason: 7\n    test result: FAILED.\n";
+        assert_eq!(last_lines(&output), said);
     }
 
     #[test]

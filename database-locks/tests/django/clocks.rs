@@ -5,10 +5,13 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use database_locks::{Connect, Guard, Locks, LossReason, migrate};
+use database_locks_test_servers::ClockStep;
 use serde_json::json;
 
 use crate::project::{PATIENCE, Project, Worker, assert_refused, once};
 use crate::{Kind, on_each_server};
+
+const FIVE_MINUTES: Duration = Duration::from_mins(5);
 
 on_each_server!(
     a_clock_that_is_ahead_takes_live_leases_and_keeps_its_own_for_too_long,
@@ -18,14 +21,14 @@ on_each_server!(
 
 async fn a_clock_that_is_ahead_takes_live_leases_and_keeps_its_own_for_too_long(kind: Kind) {
     let (mut project, locks) = both(kind).await;
-    project.set_clock_off("+5m");
-    django_is_ahead(&mut project.worker(), &locks, "ahead", Duration::from_mins(5)).await;
+    project.step_clock(ClockStep::Forward(FIVE_MINUTES));
+    django_is_ahead(&mut project.worker(), &locks, "ahead", FIVE_MINUTES).await;
 }
 
 async fn a_clock_that_is_behind_loses_live_leases(kind: Kind) {
     let (mut project, locks) = both(kind).await;
-    project.set_clock_off("-5m");
-    django_is_behind(&mut project.worker(), &locks, "behind", Duration::from_mins(5)).await;
+    project.step_clock(ClockStep::Back(FIVE_MINUTES));
+    django_is_behind(&mut project.worker(), &locks, "behind", FIVE_MINUTES).await;
 }
 
 async fn naive_times_are_off_by_the_zone_on_the_mysql_family_only(kind: Kind) {

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use database_locks_test_servers::{Access, Database, FAKETIME, python};
+use database_locks_test_servers::{Access, ClockStep, Database, ShiftedClock, python};
 use serde_json::{Value, json};
 
 use crate::Kind;
@@ -18,8 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Project {
     pub(crate) database: Database,
     settings: Value,
-    /// What its processes' clocks are off by, as `faketime` reads it.
-    clock: Option<&'static str>,
+    /// The clock of its processes, if not the system's.
+    clock: Option<ShiftedClock>,
 }
 
 impl Project {
@@ -39,9 +39,9 @@ impl Project {
         self.settings[name] = value.into();
     }
 
-    /// Sets the clock of what is run from now on off, such as by `+5m`.
-    pub(crate) fn set_clock_off(&mut self, by: &'static str) {
-        self.clock = Some(by);
+    /// Sets the clock of what is run from now on.
+    pub(crate) fn step_clock(&mut self, step: ClockStep) {
+        self.clock = Some(ShiftedClock::new(step).unwrap());
     }
 
     /// Runs one of Django's commands, as `manage.py` does, and gives what it prints.
@@ -61,16 +61,10 @@ impl Project {
 
     /// The interpreter, set up for the project.
     pub(crate) fn python(&self) -> Command {
-        let python = python().unwrap();
-        let mut command = match self.clock {
-            None => Command::new(python),
-            Some(by) => {
-                let mut faketime = Command::new(FAKETIME.find().unwrap().join("faketime"));
-                // Only the calendar is wrong: a clock that runs at another rate is none.
-                faketime.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", by]).arg(python);
-                faketime
-            }
-        };
+        let mut command = Command::new(python().unwrap());
+        if let Some(clock) = &self.clock {
+            clock.give(&mut command);
+        }
         let url = Access::url(&self.database);
         command
             .env("DJANGO_DATABASE_URL", url)

@@ -2,15 +2,16 @@
 
 use std::env;
 use std::process::Command;
+use std::time::Duration;
 
 use database_locks::{Connect, Locks};
-use database_locks_test_servers::FAKETIME;
+use database_locks_test_servers::{ClockStep, ShiftedClock};
 use serde_json::{Value, json};
 
 use super::{NAME, Scene, project, release};
 use crate::Kind;
 
-const AHEAD: &str = "+1h";
+const AHEAD: ClockStep = ClockStep::Forward(Duration::from_hours(1));
 const URL: &str = "DATABASE_LOCKS_FAULTS_URL";
 const ENTERED: &str = "this process has entered";
 const REFUSED: &str = "this process was refused";
@@ -23,7 +24,7 @@ async fn a_client_whose_clock_is_an_hour_ahead_is_refused() {
     let (mut holder, mut punctual) = (project.worker(), project.worker());
     holder.enter("clock", json!({ "lock_ttl": 60 })).unwrap();
     assert_eq!(punctual.enter("clock", ask_once.clone()).unwrap_err().kind, "LockException");
-    project.set_clock_off(AHEAD);
+    project.step_clock(AHEAD);
     let mut ahead = project.worker();
     ahead.enter("clock", ask_once).expect("the real package lets both in");
 
@@ -39,12 +40,10 @@ async fn a_client_whose_clock_is_an_hour_ahead_is_refused() {
 
 /// What a process of ours says.
 fn ask_once_with_a_clock_ahead(scene: &Scene) -> String {
-    let output = Command::new(FAKETIME.find().unwrap().join("faketime"))
-        .args(["-f", AHEAD])
-        .arg(env::current_exe().unwrap())
+    let clock = ShiftedClock::new(AHEAD).unwrap();
+    let output = clock
+        .give(&mut Command::new(env::current_exe().unwrap()))
         .args(["--exact", "--ignored", "--nocapture", "faults::clock::ask_once"])
-        // Only the calendar is wrong: a clock that runs at another rate is none.
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env(URL, scene.project.database.url())
         .output();
     String::from_utf8(output.unwrap().stdout).unwrap()
