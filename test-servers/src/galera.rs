@@ -129,6 +129,16 @@ impl Galera {
         self.node(index).wait_until_synced()
     }
 
+    /// Waits until each node sees all of them, and serves.
+    fn wait_until_together(&self) -> Result<()> {
+        let all = NODES.to_string();
+        for node in &self.nodes {
+            node.wait_for("see all", || Ok(node.status("wsrep_cluster_size")? == all))?;
+            node.wait_until_synced()?;
+        }
+        Ok(())
+    }
+
     /// Cuts a node off from the others, which stay with each other, and waits until it has given up. It goes on
     /// running, and clients reach it.
     ///
@@ -427,15 +437,14 @@ impl GaleraBuilder {
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })?;
-        for node in &cluster.nodes {
-            let all = NODES.to_string();
-            node.wait_for("see all", || Ok(node.status("wsrep_cluster_size")? == all))?;
-        }
+        cluster.wait_until_together()?;
         for node in &cluster.nodes {
             for option in self.failure_detection.provider_options_later() {
                 node.sql(&format!("SET GLOBAL wsrep_provider_options = '{option}'"))?;
             }
         }
+        // A node that was starved meanwhile may have been given up.
+        cluster.wait_until_together()?;
         Ok(cluster)
     }
 
