@@ -258,7 +258,7 @@ pub(crate) fn variants(workload: Workload, effort: Effort) -> Vec<Variant> {
             sizes
         }
         Workload::Allocations => {
-            vec![one("memory".into(), Work::Allocations { times: 1_000 }, 1, once)]
+            vec![one("memory".into(), Work::Allocations { times: 10_000 }, 1, once)]
         }
         Workload::Abandon => {
             let names = by(&[150], &[50], &[10])[0];

@@ -171,6 +171,7 @@ fn shown(workload: Workload) -> (&'static str, Vec<Column>) {
             "The memory backend, with the engine on the caller's thread; exact.",
             vec![
                 column("allocations", "allocations a pair", 1.0, 1),
+                column("crowded_allocations", "by 512 tasks", 1.0, 1),
                 column("allocated_bytes", "bytes a pair", 1.0, 0),
                 column("kept_allocations", "allocations a lease held", 1.0, 1),
                 column("kept_bytes", "bytes a lease held", 1.0, 0),

@@ -311,6 +311,9 @@ async fn once<S: System>(system: Arc<S>, prefix: &str, ttl_ms: u64) -> Result<Ou
     Ok(Outcome { sections, ..Outcome::default() })
 }
 
+/// How many of the leases that are to be held are acquired at once.
+const AT_ONCE: usize = 500;
+
 async fn hold<S: System>(
     system: Arc<S>,
     prefix: &str,
@@ -321,11 +324,18 @@ async fn hold<S: System>(
     let held = system.acquire_share(&format!("{prefix}-first"), Share::All, ttl_ms).await?;
     let before = resident_bytes();
     let mut acquiring = JoinSet::new();
+    let mut all = Vec::with_capacity(leases + 1);
+    all.push(held);
     for lease in 0..leases {
+        // All at once, they would leave more memory behind than leases need.
+        if acquiring.len() == AT_ONCE
+            && let Some(acquired) = acquiring.join_next().await
+        {
+            all.push(acquired??);
+        }
         let (system, name) = (Arc::clone(&system), format!("{prefix}-{lease}"));
         acquiring.spawn(async move { system.acquire_share(&name, Share::All, ttl_ms).await });
     }
-    let mut all = vec![held];
     while let Some(acquired) = acquiring.join_next().await {
         all.push(acquired??);
     }
