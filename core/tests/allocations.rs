@@ -15,7 +15,7 @@ use database_locks_memory::MemoryBackend;
 use tokio::runtime::{self, Runtime};
 
 #[test]
-fn a_pair_of_acquire_and_release_makes_26_allocations_and_leaves_none() {
+fn a_pair_of_acquire_and_release_makes_25_allocations_and_leaves_none() {
     let (runtime, locks) = start();
     let pair = || {
         measure(|| {
@@ -28,14 +28,14 @@ fn a_pair_of_acquire_and_release_makes_26_allocations_and_leaves_none() {
     }
     for _ in 0..1_000 {
         let cost = pair();
-        assert_eq!((cost.count_total, cost.count_current), (26, 0), "{cost:?}");
+        assert_eq!((cost.count_total, cost.count_current), (25, 0), "{cost:?}");
         assert!(cost.bytes_total <= 5_800, "{cost:?}");
     }
 }
 
 /// Some of them are what the backend keeps for a name, also after its release.
 #[test]
-fn a_thousand_held_leases_keep_4342_allocations() {
+fn a_thousand_held_leases_keep_3342_allocations() {
     let (runtime, locks) = start();
     let names: Vec<String> = (0..1_000).map(|i| format!("lock {i:3}")).collect();
     let mut held = Vec::with_capacity(names.len());
@@ -44,8 +44,8 @@ fn a_thousand_held_leases_keep_4342_allocations() {
             held.push(runtime.block_on(acquire(&locks, name)));
         }
     });
-    assert_eq!((cost.count_total, cost.count_current), (17_360, 4_342), "{cost:?}");
-    assert!(cost.bytes_current <= 1_300_000, "{cost:?}");
+    assert_eq!((cost.count_total, cost.count_current), (16_351, 3_342), "{cost:?}");
+    assert!(cost.bytes_current <= 1_200_000, "{cost:?}");
 }
 
 fn start() -> (Runtime, Locks) {

@@ -2,8 +2,10 @@
 //! name in the order in which they came. What is urgent goes by itself as long as all of that could be in flight
 //! at once, or is too little for a batch to pay: it does not wait then for what the others take.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use crate::words::name::LockName;
 
@@ -70,7 +72,7 @@ pub(crate) enum Company {
 impl<I> Batcher<I> {
     pub(crate) fn new(max_in_flight: usize, max_batch: usize) -> Self {
         Self {
-            queues: HashMap::new(),
+            queues: HashMap::default(),
             urgent: BTreeSet::new(),
             patient: BTreeSet::new(),
             in_flight: 0,

@@ -1,12 +1,12 @@
 //! The engine's one task: it owns all state, and lets the wait queue, the renewals and the
 //! releases send their batches. Whatever talks to the database runs in a task of its own.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use crate::callbacks;
 use crate::clock::Clock;
 use crate::engine::backoff;
 use crate::engine::hints;
-use crate::engine::hold::{GivenUp, Hold, Shared};
+use crate::engine::hold::{GivenUp, Hold};
 use crate::engine::releases::{self, Interest, Releases};
 use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
@@ -72,7 +72,7 @@ pub(crate) struct Driver {
 }
 
 /// Leases by name and by the label of their explicit owner.
-type Owned = HashMap<(LockName, Owner), Arc<Shared>>;
+type Owned = HashMap<(LockName, Owner), Lease>;
 
 /// What came of a batch.
 #[derive(Debug)]
@@ -107,8 +107,8 @@ impl Driver {
             waiting: WaitQueue::new(&can, phase, observers.clone()),
             renewals: Renewals::new(can.max_batch, phase, observers.clone()),
             releases: Releases::new(&can),
-            handing_over: HashMap::new(),
-            owned: HashMap::new(),
+            handing_over: HashMap::default(),
+            owned: HashMap::default(),
             tasks: JoinSet::new(),
             closing: None,
             observers,
@@ -211,9 +211,9 @@ impl Driver {
                     }
                     return;
                 }
-                match join(&self.owned, &request) {
+                match join(&self.owned, &self.given_up_sender, &request) {
                     Some(hold) => request.fulfil(hold),
-                    None => self.waiting.enter(*request, now),
+                    None => self.waiting.enter(request, now),
                 }
             }
             Command::Leave(id) => self.waiting.leave(id, now),
@@ -256,7 +256,7 @@ impl Driver {
         if id.owner.is_explicit() {
             let key = (id.name.clone(), id.owner.clone());
             // Another lease may have taken the place of one that was lost.
-            if self.owned.get(&key).is_some_and(|shared| shared.lease().id() == id) {
+            if self.owned.get(&key).is_some_and(|lease| lease.id() == id) {
                 self.owned.remove(&key);
             }
         }
@@ -331,8 +331,9 @@ impl Driver {
                 Done::Releases(batch, answer)
             });
         }
-        let owned = &self.owned;
-        while let Some(batch) = self.waiting.depart(now, &|request| join(owned, request)) {
+        let (owned, given_up) = (&self.owned, &self.given_up_sender);
+        let join = |request: &Request| join(owned, given_up, request);
+        while let Some(batch) = self.waiting.depart(now, &join) {
             let (time, backend) = (self.request_timeout, Arc::clone(&self.backend));
             self.tasks.spawn(async move {
                 let call = async { backend.acquire(&batch.claims).await };
@@ -401,23 +402,23 @@ impl Driver {
         let id = claim.lease(token);
         let lease = Lease::granted(id, request.terms, self.clock, asked_at);
         self.renewals.watch(lease.clone(), asked_at, ours_since);
-        let hold = Hold::new(lease, self.given_up_sender.clone());
         if claim.owner.is_explicit() {
             let key = (claim.name.clone(), claim.owner.clone());
             // What could not be joined, such as a lease of another share, the server has ended.
             if let Some(old) = self.owned.remove(&key) {
-                old.lease().apply(Event::Gone(LossReason::Superseded));
+                old.apply(Event::Gone(LossReason::Superseded));
             }
             if request.reply.is_some() {
-                self.owned.insert(key, hold.shared());
+                self.owned.insert(key, lease.clone());
             }
-            let owned = &self.owned;
-            let joining = self.waiting.joining(&claim.name, now, &|request| join(owned, request));
+            let (owned, given_up) = (&self.owned, &self.given_up_sender);
+            let join = |request: &Request| join(owned, given_up, request);
+            let joining = self.waiting.joining(&claim.name, now, &join);
             for (other, hold) in joining {
                 other.fulfil(hold);
             }
         }
-        request.fulfil(hold);
+        request.fulfil(Hold::new(lease, self.given_up_sender.clone()));
     }
 
     /// Begins to listen for hints, the first time that somebody waits.
@@ -452,17 +453,20 @@ pub(crate) fn shut_down() -> Error {
 }
 
 /// A live lease of the same explicit owner, for `request` to join.
-fn join(owned: &Owned, request: &Request) -> Option<Hold> {
+fn join(
+    owned: &Owned,
+    given_up: &mpsc::UnboundedSender<GivenUp>,
+    request: &Request,
+) -> Option<Hold> {
     let claim = &request.claim;
     if !claim.owner.is_explicit() {
         return None;
     }
-    let shared = owned.get(&(claim.name.clone(), claim.owner.clone()))?;
-    let lease = shared.lease();
+    let lease = owned.get(&(claim.name.clone(), claim.owner.clone()))?;
     if lease.id().share != claim.share || lease.look().is_over() {
         return None;
     }
-    shared.join()
+    Hold::join(lease, given_up)
 }
 
 /// Sends a batch, and makes sure that an answer comes, in time, with an entry for each item.

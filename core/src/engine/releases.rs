@@ -1,8 +1,8 @@
 //! Releases on their way: repeated until the server has answered, or the lease is dead anyway.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use crate::backend::{Capabilities, Release, Released};
@@ -75,7 +75,7 @@ pub(crate) struct Departure {
 impl Releases {
     pub(crate) fn new(can: &Capabilities) -> Self {
         Self {
-            pending: HashMap::new(),
+            pending: HashMap::default(),
             batcher: Batcher::new(can.max_in_flight, can.max_batch).with_batch_from(can.batch_from),
             timers: Timers::new(),
             entered: 0,

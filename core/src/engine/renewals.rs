@@ -1,31 +1,33 @@
 //! Renewals of all leases of a process, together, and the deadlines of those leases.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use crate::backend::{Renewal, Renewed};
 use crate::engine::backoff::{Phase as GridPhase, on_grid};
-use crate::engine::batcher::{Batcher, Company, Haste};
-use crate::engine::timers::Timers;
+use crate::engine::timers::Agenda;
 use crate::engine::wait_queue::Unheard;
 use crate::error::Result;
 use crate::locks::lease::Lease;
 use crate::locks::lease::state::{Event, Phase};
 use crate::observer::{Event as Observed, Observers};
 use crate::words::identity::Attempt;
-use crate::words::name::LockName;
 
-/// One batch at a time, since renewals have one connection.
-const MAX_IN_FLIGHT: usize = 1;
 /// The least time that a renewal is given.
 const LEAST_TIME: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(crate) struct Renewals {
     leases: HashMap<Attempt, Held>,
-    /// When to look at a lease: its renewal is due, or its deadline has come.
-    timers: Timers<Attempt>,
-    batcher: Batcher<Attempt>,
+    /// When to look at which lease: its renewal is due, or its deadline has come.
+    looks: Agenda<Attempt>,
+    /// Leases whose renewal is due, by their deadlines. Some may have gone since.
+    due: BTreeSet<(Duration, Attempt)>,
+    /// Whether a batch is on its way: one at a time, since renewals have one connection.
+    is_in_flight: bool,
+    max_batch: usize,
     /// How many leases live and are renewed that have this TTL.
     ttls: BTreeMap<Duration, usize>,
     /// How many batches in a row have failed.
@@ -37,8 +39,8 @@ pub(crate) struct Renewals {
 #[derive(Debug)]
 struct Held {
     lease: Lease,
-    /// When it is to be renewed next, unless that is under way.
-    renewal: Option<Duration>,
+    /// When it is looked at next.
+    look: Option<Duration>,
     /// Whether its TTL is counted: as long as it lives.
     is_counted: bool,
     /// Since when its lock has gone from one to the next here.
@@ -50,9 +52,11 @@ struct Held {
 impl Renewals {
     pub(crate) fn new(max_batch: usize, phase: GridPhase, observers: Observers) -> Self {
         Self {
-            leases: HashMap::new(),
-            timers: Timers::new(),
-            batcher: Batcher::new(MAX_IN_FLIGHT, max_batch),
+            leases: HashMap::default(),
+            looks: Agenda::new(),
+            due: BTreeSet::new(),
+            is_in_flight: false,
+            max_batch: max_batch.max(1),
             ttls: BTreeMap::new(),
             failures: 0,
             phase,
@@ -67,30 +71,18 @@ impl Renewals {
         if let Some(ttl) = renewed_ttl(&lease) {
             *self.ttls.entry(ttl).or_default() += 1;
         }
-        let held = Held { lease, renewal: None, is_counted: true, ours_since, is_suspect: false };
-        self.leases.insert(attempt, held);
-        self.schedule(attempt, asked_at, 1);
+        let held = Held { lease, look: None, is_counted: true, ours_since, is_suspect: false };
+        let held = self.leases.entry(attempt).insert_entry(held).into_mut();
+        let look = held.next_look(asked_at, 1, self.phase);
+        self.looks.set(attempt, &mut held.look, look);
     }
 
     /// The holder gives the lease up: no renewal leaves any more. Says since when its lock has gone from one to the next here.
     pub(crate) fn forget(&mut self, attempt: Attempt) -> Option<Duration> {
-        self.timers.cancel(&attempt);
-        self.uncount(attempt);
-        self.leases.remove(&attempt).map(|held| held.ours_since)
-    }
-
-    /// A lease lives no more. Its guard may stay for as long as it likes.
-    fn uncount(&mut self, attempt: Attempt) {
-        let Some(held) = self.leases.get_mut(&attempt) else { return };
-        if std::mem::take(&mut held.is_counted)
-            && let Some(ttl) = renewed_ttl(&held.lease)
-            && let Some(count) = self.ttls.get_mut(&ttl)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.ttls.remove(&ttl);
-            }
-        }
+        let mut held = self.leases.remove(&attempt)?;
+        self.looks.set(attempt, &mut held.look, None);
+        uncount(&mut self.ttls, &mut held);
+        Some(held.ours_since)
     }
 
     pub(crate) fn get(&self, attempt: Attempt) -> Option<&Lease> {
@@ -106,49 +98,57 @@ impl Renewals {
     }
 
     pub(crate) fn next(&self) -> Option<Duration> {
-        self.timers.next()
+        self.looks.next()
     }
 
     pub(crate) fn tick(&mut self, now: Duration) {
-        while let Some(attempt) = self.timers.pop(now) {
+        while let Some(attempt) = self.looks.pop(now) {
             let Some(held) = self.leases.get_mut(&attempt) else { continue };
-            let state = held.lease.look();
+            held.look = None;
+            let lease = &held.lease;
+            let state = lease.look();
             if let Phase::Lost(reason) = state.phase {
-                let lease = &held.lease;
                 tracing::warn!(lock = %lease.name(), token = %lease.token(), %reason, "lease lost");
             }
             if state.is_over() {
-                self.uncount(attempt);
+                uncount(&mut self.ttls, held);
                 continue;
             }
-            if held.renewal.take_if(|renewal| *renewal <= now).is_some() {
-                let company = if held.is_suspect { Company::Isolated } else { Company::Any };
-                let order = state.deadline.map_or(u64::MAX, |deadline| {
-                    u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX)
-                });
-                let name = held.lease.name().clone();
-                // Whose deadline comes first goes first.
-                self.batcher.push(name, attempt, order, Haste::Patient, company);
+            if lease.terms().renew_every.is_some() {
+                self.due.insert((state.deadline.unwrap_or(Duration::MAX), attempt));
             }
-            if let Some(next) = held.renewal.into_iter().chain(state.deadline).min() {
-                self.timers.set(attempt, next);
-            }
+            self.looks.set(attempt, &mut held.look, state.deadline);
         }
     }
 
-    /// The next batch of renewals, to be sent at `now`.
+    /// The next batch of renewals, to be sent at `now`: of what is due, that whose deadline comes first.
     pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
-        let leases = &self.leases;
-        let is_wanted =
-            |attempt: &Attempt| leases.get(attempt).is_some_and(|held| held.lease.is_good());
-        let batch = self.batcher.depart(now, is_wanted)?;
-        let (mut names, mut renewals) =
-            (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for (name, attempt) in batch {
-            let Some(Held { lease, .. }) = leases.get(&attempt) else { continue };
-            names.push(name);
-            renewals.push(Renewal { lease: lease.id().clone(), ttl: lease.terms().ttl });
+        if self.is_in_flight {
+            return None;
         }
+        let mut renewals = Vec::new();
+        while renewals.len() < self.max_batch
+            && let Some((deadline, attempt)) = self.due.pop_first()
+        {
+            let Some(held) = self.leases.get(&attempt) else { continue };
+            let lease = &held.lease;
+            if !lease.is_good() {
+                continue;
+            }
+            if held.is_suspect && !renewals.is_empty() {
+                self.due.insert((deadline, attempt));
+                break;
+            }
+            renewals.push(Renewal { lease: lease.id().clone(), ttl: lease.terms().ttl });
+            if held.is_suspect {
+                break;
+            }
+        }
+        if renewals.is_empty() {
+            return None;
+        }
+        renewals.sort_by(|a, b| a.lease.name.cmp(&b.lease.name));
+        self.is_in_flight = true;
         // A batch that hangs delays all others, so it has the time that the lease with the
         // shortest TTL of all can spare; more after a failure, so that one lease whose TTL is
         // shorter than the network is slow does not take all others along.
@@ -156,7 +156,7 @@ impl Renewals {
         let time = shortest
             .map_or(Duration::MAX, |(ttl, _)| (*ttl / 3).max(LEAST_TIME))
             .saturating_mul(1 << self.failures.min(10));
-        Some(Departure { names, renewals, at: now, time })
+        Some(Departure { renewals, at: now, time })
     }
 
     /// Takes the answer to a batch, and says which leases live on the server that their holders have given up for lost.
@@ -166,7 +166,7 @@ impl Renewals {
         answer: Result<Vec<Renewed>>,
         now: Duration,
     ) -> Vec<Unheard> {
-        self.batcher.landed(&departure.names, departure.at, now);
+        self.is_in_flight = false;
         let count = departure.renewals.len();
         let (answers, are_suspect) = match answer {
             Ok(answers) => {
@@ -202,37 +202,49 @@ impl Renewals {
                         let until = renewal.ttl.duration().map(|ttl| now.saturating_add(ttl));
                         raised.push(Unheard { lease: lease.id().clone(), until });
                     }
-                    self.timers.cancel(&attempt);
-                    self.uncount(attempt);
+                    self.looks.set(attempt, &mut held.look, None);
+                    uncount(&mut self.ttls, held);
                 }
                 Phase::Unknown => {
                     self.observers.tell(Observed::RenewalFailed { lease: lease.id() });
-                    self.schedule(attempt, now, 8);
+                    let look = held.next_look(now, 8, self.phase);
+                    self.looks.set(attempt, &mut held.look, look);
                 }
                 Phase::Held => {
                     self.observers.tell(Observed::Renewed { lease: lease.id() });
-                    self.schedule(attempt, departure.at, 1);
+                    let look = held.next_look(departure.at, 1, self.phase);
+                    self.looks.set(attempt, &mut held.look, look);
                 }
                 Phase::Released => {}
             }
         }
         raised
     }
+}
 
-    /// Makes the next renewal due a period, or a part of one, after `since`, and the deadline
-    /// whenever it is.
-    fn schedule(&mut self, attempt: Attempt, since: Duration, part: u32) {
-        let Some(held) = self.leases.get_mut(&attempt) else { return };
-        held.renewal = held.lease.terms().renew_every.map(|period| {
+impl Held {
+    /// When to look at it next: its renewal is due a period, or a part of one, after `since`, and its deadline whenever it is.
+    fn next_look(&self, since: Duration, part: u32, phase: GridPhase) -> Option<Duration> {
+        let renewal = self.lease.terms().renew_every.map(|period| {
             // Laid on a grid that is the same for all leases of one TTL, so that they leave
             // together; the step before, since a renewal must not be late.
             let step = period / 8;
-            let due = on_grid(since.saturating_add(period / part), step, self.phase);
+            let due = on_grid(since.saturating_add(period / part), step, phase);
             due.saturating_sub(step).max(since.saturating_add(step / 2))
         });
-        let deadline = held.lease.look().deadline;
-        if let Some(next) = held.renewal.into_iter().chain(deadline).min() {
-            self.timers.set(attempt, next);
+        renewal.into_iter().chain(self.lease.look().deadline).min()
+    }
+}
+
+/// A lease lives no more. Its guard may stay for as long as it likes.
+fn uncount(ttls: &mut BTreeMap<Duration, usize>, held: &mut Held) {
+    if std::mem::take(&mut held.is_counted)
+        && let Some(ttl) = renewed_ttl(&held.lease)
+        && let Some(count) = ttls.get_mut(&ttl)
+    {
+        *count -= 1;
+        if *count == 0 {
+            ttls.remove(&ttl);
         }
     }
 }
@@ -245,7 +257,6 @@ fn renewed_ttl(lease: &Lease) -> Option<Duration> {
 /// A batch of renewals on its way.
 #[derive(Debug)]
 pub(crate) struct Departure {
-    names: Vec<LockName>,
     pub(crate) renewals: Vec<Renewal>,
     pub(crate) at: Duration,
     /// How long it may take.
@@ -261,6 +272,7 @@ mod tests {
     use crate::locks::lease::state::{RenewBefore, Terms};
     use crate::words::identity::Token;
     use crate::words::loss::LossReason;
+    use crate::words::name::LockName;
     use crate::words::ttl::Ttl;
 
     fn every(period: u64, ttl: Ttl) -> Terms {
@@ -280,7 +292,7 @@ mod tests {
     }
 
     fn names(departure: &Departure) -> Vec<&str> {
-        departure.names.iter().map(LockName::as_str).collect()
+        departure.renewals.iter().map(|renewal| renewal.lease.name.as_str()).collect()
     }
 
     #[test]

@@ -155,11 +155,11 @@ mod tests {
         let (caller, _answer) = oneshot::channel();
         let first = reply(caller);
         assert_eq!(seen.take(), ["Waiting"]);
-        let hold = hold();
-        first.send(Ok(Some(hold.shared().join().unwrap())));
+        let (sender, hold) = (mpsc::unbounded_channel().0, hold());
+        first.send(Ok(Hold::join(hold.lease(), &sender)));
         assert_eq!(seen.take(), ["Granted"]);
         let (caller, _answer) = oneshot::channel();
-        reply(caller).send(Ok(Some(hold.shared().join().unwrap())));
+        reply(caller).send(Ok(Hold::join(hold.lease(), &sender)));
         assert_eq!(seen.take(), ["Waiting", "joined"]);
         hold.lease().apply(state::Event::Gone(LossReason::Shutdown));
         hold.lease().apply(state::Event::Release);

@@ -1,31 +1,67 @@
 //! What is due when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// At most one moment for each key.
+use foldhash::HashMap;
+
+/// What is due when, of keys that keep the moment themselves.
+#[derive(Debug)]
+pub(crate) struct Agenda<K>(BTreeSet<(Duration, K)>);
+
+impl<K: Ord> Agenda<K> {
+    pub(crate) fn new() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    /// Makes `key` due at `moment`, if at all, instead of when it `was` due before.
+    pub(crate) fn set(&mut self, key: K, was: &mut Option<Duration>, moment: Option<Duration>) {
+        let key = match was.take() {
+            Some(before) => {
+                let entry = (before, key);
+                self.0.remove(&entry);
+                entry.1
+            }
+            None => key,
+        };
+        *was = moment;
+        self.0.extend(moment.map(|moment| (moment, key)));
+    }
+
+    /// When the next key is due.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.0.first().map(|(moment, _)| *moment)
+    }
+
+    /// Takes a key that is due at `now`, the earliest first.
+    pub(crate) fn pop(&mut self, now: Duration) -> Option<K> {
+        let due = self.next().is_some_and(|moment| moment <= now);
+        due.then(|| self.0.pop_first()).flatten().map(|(_, key)| key)
+    }
+}
+
+/// What is due when: at most one moment for each key.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
-    order: BTreeSet<(Duration, K)>,
+    agenda: Agenda<K>,
     moments: HashMap<K, Duration>,
 }
 
 impl<K: Clone + Ord + Hash> Timers<K> {
     pub(crate) fn new() -> Self {
-        Self { order: BTreeSet::new(), moments: HashMap::new() }
+        Self { agenda: Agenda::new(), moments: HashMap::default() }
     }
 
     /// Makes `key` due at `moment`, instead of when it was due before.
     pub(crate) fn set(&mut self, key: K, moment: Duration) {
-        self.cancel(&key);
-        self.moments.insert(key.clone(), moment);
-        self.order.insert((moment, key));
+        let mut was = self.moments.insert(key.clone(), moment);
+        self.agenda.set(key, &mut was, Some(moment));
     }
 
     pub(crate) fn cancel(&mut self, key: &K) {
         if let Some((key, moment)) = self.moments.remove_entry(key) {
-            self.order.remove(&(moment, key));
+            self.agenda.set(key, &mut Some(moment), None);
         }
     }
 
@@ -36,13 +72,12 @@ impl<K: Clone + Ord + Hash> Timers<K> {
 
     /// When the next key is due.
     pub(crate) fn next(&self) -> Option<Duration> {
-        self.order.first().map(|(moment, _)| *moment)
+        self.agenda.next()
     }
 
     /// Takes a key that is due at `now`, the earliest first.
     pub(crate) fn pop(&mut self, now: Duration) -> Option<K> {
-        let due = self.order.first().is_some_and(|(moment, _)| *moment <= now);
-        let (_, key) = due.then(|| self.order.pop_first())??;
+        let key = self.agenda.pop(now)?;
         self.moments.remove(&key);
         Some(key)
     }

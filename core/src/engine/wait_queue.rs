@@ -9,8 +9,10 @@
 //! Where somebody here gives back what the head of a line waits for, the head's claim takes the place of that lease, in
 //! one round trip. After a while of that the lock is released, for others than this process to have a turn.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use crate::backend::{Busy, Capabilities, Claim, Verdict};
 use crate::engine::backoff::{Pace, Phase, Quickest, Retry};
@@ -52,7 +54,7 @@ const POLLED: Turns =
 /// A claim that was granted.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    pub(crate) request: Request,
+    pub(crate) request: Box<Request>,
     pub(crate) token: Token,
     /// Since when the lock has gone from one to the next here.
     pub(crate) ours_since: Duration,
@@ -81,7 +83,7 @@ pub(crate) struct WaitQueue {
 
 #[derive(Debug)]
 struct Pending {
-    request: Request,
+    request: Box<Request>,
     state: State,
     /// Where it stands in the line of its name, if it does.
     place: Option<u64>,
@@ -162,8 +164,8 @@ impl WaitQueue {
     pub(crate) fn new(can: &Capabilities, phase: Phase, observers: Observers) -> Self {
         Self {
             backend: can.backend,
-            pending: HashMap::new(),
-            lines: HashMap::new(),
+            pending: HashMap::default(),
+            lines: HashMap::default(),
             batcher: Batcher::new(can.max_in_flight, can.max_batch)
                 .with_batch_from(can.batch_from)
                 .with_room_for_urgent(),
@@ -190,7 +192,7 @@ impl WaitQueue {
         self.pending.is_empty() && self.batcher.is_idle()
     }
 
-    pub(crate) fn enter(&mut self, request: Request, now: Duration) {
+    pub(crate) fn enter(&mut self, request: Box<Request>, now: Duration) {
         let (id, retry) = (request.id, request.retry);
         if let Some(timeout) = request.timeout {
             self.timers.set(Due::GiveUp(id), now.saturating_add(timeout));
@@ -446,7 +448,7 @@ impl WaitQueue {
         name: &LockName,
         now: Duration,
         join: &dyn Fn(&Request) -> Option<Hold>,
-    ) -> Vec<(Request, Hold)> {
+    ) -> Vec<(Box<Request>, Hold)> {
         let line = self.lines.get(name).filter(|line| line.explicit > 0);
         let Some(line) = line else { return Vec::new() };
         let ids: Vec<RequestId> = line.order.values().copied().collect();
@@ -766,7 +768,7 @@ impl WaitQueue {
         }
     }
 
-    fn remove(&mut self, id: RequestId, exit: Exit, now: Duration) -> Option<Request> {
+    fn remove(&mut self, id: RequestId, exit: Exit, now: Duration) -> Option<Box<Request>> {
         let pending = self.pending.get(&id)?;
         let name = pending.request.claim.name.clone();
         self.timers.cancel(&Due::Ask(id));

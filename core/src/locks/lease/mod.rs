@@ -4,7 +4,7 @@ pub(crate) mod state;
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct Inner {
     /// Until when the lease is good if nothing happens, in µs of the clock: zero once it is over. Written under the lock of
     /// what is known, and read without it.
     good_until: AtomicU64,
+    /// How many holds keep it: the last one gives it back.
+    holders: AtomicUsize,
     known: Mutex<Known>,
     over: Notify,
 }
@@ -57,6 +59,7 @@ pub enum Ended {
 }
 
 impl Lease {
+    /// A lease that one holder keeps.
     pub(crate) fn granted(id: LeaseId, terms: Terms, clock: Clock, asked_at: Duration) -> Self {
         Self(Arc::new(Inner {
             id,
@@ -64,6 +67,7 @@ impl Lease {
             clock,
             asked_at,
             good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
+            holders: AtomicUsize::new(1),
             known: Mutex::new(Known {
                 state: State::granted(asked_at, &terms),
                 callbacks: Vec::new(),
@@ -200,6 +204,17 @@ impl Lease {
             Phase::Lost(reason) => observer::Event::Lost { lease, reason, after },
             _ => observer::Event::Released { lease, after },
         });
+    }
+
+    /// One holder more, unless the last one has gone.
+    pub(crate) fn add_holder(&self) -> bool {
+        let one_more = |holders| (holders > 0).then_some(holders + 1);
+        self.0.holders.try_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+
+    /// One holder less. Says whether it was the last.
+    pub(crate) fn remove_holder(&self) -> bool {
+        self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     pub(crate) fn terms(&self) -> &Terms {
