@@ -46,7 +46,9 @@ declare
   is_granted boolean[];     -- what was granted at once
   granted_items bigint[];
   granted_tokens bigint[];
+  following integer;        -- how many claims of its name come after the one that is decided, if they are granted with it
 begin
+  is_granted := array_fill(false, array[cardinality(names)]);
   -- A plan is made while the table is small, and kept while it grows.
   ignored := set_config('enable_seqscan', 'off', true);
   -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
@@ -82,7 +84,6 @@ begin
       returning f.item, l.token
     )
     select array_agg(g.item), array_agg(g.token) into granted_items, granted_tokens from granted g;
-    is_granted := array_fill(false, array[cardinality(names)]);
     verdict := 'granted';
     for i in 1 .. coalesce(cardinality(granted_items), 0) loop
       item := granted_items[i];
@@ -384,7 +385,46 @@ begin
       is_changed := true;
       durable := true;
     end if;
-    if is_changed and names[i + 1] is distinct from c_name then
+
+    -- The first share of a name is granted, and many are asked for: if there is room for all, as one statement.
+    following := 0;
+    if verdict = 'granted' and not is_exclusive and names[i + 2] = c_name and names[i - 1] is distinct from c_name then
+      if not is_counted then
+        select coalesce(sum(h.weight), 0) into living
+        from {share} h where h.name = c_name and h.expires_at > at - c_patience;
+      end if;
+      following := cardinality(array_positions(names, c_name)) - 1;
+      with asked as (
+        select * from unnest(
+          attempts[i + 1 : i + following], owners[i + 1 : i + following], explicits[i + 1 : i + following],
+          weights[i + 1 : i + following], capacities[i + 1 : i + following], ttls[i + 1 : i + following],
+          graces[i + 1 : i + following], datas[i + 1 : i + following], replaced_attempts[i + 1 : i + following])
+          with ordinality as u(attempt, owner, explicit, weight, capacity, ttl, grace, data, replaced, place)
+      ), granted as (
+        insert into {share} as h (name, attempt, token, locked_by, explicit_owner, weight, capacity,
+                                  acquired_at, expires_at, touched_at, data)
+        select c_name, a.attempt, r.token + a.place, a.owner, false, a.weight, c_capacity,
+               at, case when a.ttl is null then {never} else at + a.ttl * interval '1 microsecond' end, at, a.data
+        from asked a
+        where (select count(distinct o.attempt) = count(*) and living + sum(o.weight) <= c_capacity
+                      and bool_and(o.capacity = c_capacity and o.weight < c_capacity and not o.explicit
+                                   and o.grace = graces[i] and o.replaced is null
+                                   and (r.waiting_until > at and r.waiting_weight > o.weight) is not true)
+               from asked o)
+          and not exists (select from asked o join {share} h on h.name = c_name and h.attempt = o.attempt)
+        returning h.expires_at
+      )
+      select count(*) as grants, greatest(r.expires_at, max(g.expires_at)) as expires_at into e from granted g;
+      following := e.grants;
+      if following > 0 then
+        r.token := r.token + following;
+        r.acquired_at := at;
+        r.expires_at := e.expires_at;
+        r.lease_expires_at := e.expires_at;
+      end if;
+    end if;
+
+    if is_changed and (following > 0 or names[i + 1] is distinct from c_name) then
       update {lock} l
       set locked_by = r.locked_by, attempt = r.attempt, explicit_owner = r.explicit_owner,
           capacity = r.capacity, token = r.token, acquired_at = r.acquired_at,
@@ -394,6 +434,14 @@ begin
       where l.id = r.id;
     end if;
     return next;
+
+    behind := null; behind_owner := null;
+    for place in 1 .. following loop
+      item := i + place;
+      granted_token := r.token - following + place;
+      is_granted[item] := true;
+      return next;
+    end loop;
   end loop;
 
   -- A grant is as durable as the server can make it, whatever the session's default is; a mark need

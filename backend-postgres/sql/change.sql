@@ -31,7 +31,9 @@ declare
   is_done boolean[];        -- what was changed at once
   done_items bigint[];
   freed text[];             -- names that somebody waits for, of those
+  changed bigint[];         -- the rows of names of whose shares some are among those
 begin
+  is_done := array_fill(false, array[cardinality(names)]);
   ignored := set_config('enable_seqscan', 'off', true);
 
   -- Many leases of whole locks that are renewed or freed: those that live, as one statement. All others are judged below.
@@ -63,17 +65,60 @@ begin
            array_agg(d.name) filter (where d.is_waited_for)
     into done_items, durable, freed
     from done d;
-    is_done := array_fill(false, array[cardinality(names)]);
-    outcome := 'ok';
-    for i in 1 .. coalesce(cardinality(done_items), 0) loop
-      item := done_items[i];
-      is_done[item] := true;
-      return next;
-    end loop;
-    for i in 1 .. coalesce(cardinality(freed), 0) loop
-      perform pg_notify(channel, freed[i]);
-    end loop;
+  -- Many shares, of one name or several, likewise.
+  elsif cardinality(names) > 2 and hows <@ array['renew', 'free']
+     and (select bool_and(u.weight < u.capacity) and count(distinct u.attempt) = count(*)
+          from unnest(weights, capacities, attempts) as u(weight, capacity, attempt)) then
+    with asked as (
+      select * from unnest(names, attempts, tokens, owners, explicits, hows, micros) with ordinality
+        as u(name, attempt, token, owner, explicit, how, span, item)
+    ), locked as (
+      select l.id, l.name, l.expires_at, l.waiting_until > clock_timestamp() as is_waited_for
+      from {lock} l
+      where l.name in (select a.name from asked a)
+        and l.attempt is null and l.locked_by = '(shared)' and l.lease_expires_at = l.expires_at
+        and l.expires_at > clock_timestamp()
+      order by l.name
+      for no key update of l skip locked
+    ), held as (
+      select h.name, h.attempt, l.id, a.item, a.how, a.span, a.how = 'renew' or l.expires_at >= {never} as lasts,
+             a.how = 'free' and l.is_waited_for as is_waited_for
+      from locked l
+      join asked a on a.name = l.name
+      join {share} h on h.name = a.name and h.attempt = a.attempt
+      where h.token = a.token and h.locked_by = a.owner and h.explicit_owner = a.explicit
+        and h.expires_at > clock_timestamp() and h.standing = {held}
+      for no key update of h skip locked
+    ), done as (
+      update {share} h
+      set expires_at = n.until, touched_at = n.at
+      from held d,
+           lateral (select c.at, case when d.how = 'renew'
+                                      then coalesce(c.at + d.span * interval '1 microsecond', {never}) end as until
+                    from (select case when d.id is not null then clock_timestamp() end as at) c) n
+      where h.name = d.name and h.attempt = d.attempt
+      returning d.item, d.id, d.name, d.lasts, d.is_waited_for
+    )
+    select array_agg(d.item), coalesce(bool_or(d.lasts), false),
+           array_agg(distinct d.name) filter (where d.is_waited_for), array_agg(distinct d.id)
+    into done_items, durable, freed, changed
+    from done d;
+    update {lock} l
+    set expires_at = n.until, lease_expires_at = n.until, touched_at = clock_timestamp()
+    from (select k.id, (select max(h.expires_at) from {share} h
+                        where h.name = k.name and h.expires_at > '-infinity') as until
+          from {lock} k where k.id = any (changed)) n
+    where l.id = n.id;
   end if;
+  outcome := 'ok';
+  for i in 1 .. coalesce(cardinality(done_items), 0) loop
+    item := done_items[i];
+    is_done[item] := true;
+    return next;
+  end loop;
+  for i in 1 .. coalesce(cardinality(freed), 0) loop
+    perform pg_notify(channel, freed[i]);
+  end loop;
 
   for i in 1 .. cardinality(names) loop
     continue when is_done[i];
