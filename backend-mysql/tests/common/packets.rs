@@ -71,7 +71,7 @@ impl Packets {
 const SEEN: Ordering = Ordering::SeqCst;
 const A_MOMENT: Duration = Duration::from_millis(2);
 
-fn host_and_port(url: &str) -> &str {
+pub fn host_and_port(url: &str) -> &str {
     let (_, rest) = url.rsplit_once('@').unwrap();
     rest.split('/').next().unwrap()
 }

@@ -1,5 +1,6 @@
 //! Sessions that start out hostile, rights, and connections that break.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,9 +8,13 @@ use database_locks_core::{
     ErrorKind, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Ttl, Verdict,
 };
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
+use database_locks_test_servers::{Access, MariaDb, MySql};
 use mysql_async::prelude::Queryable;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
+use crate::common::packets::host_and_port;
 use crate::common::{Kind, Store, ask, claim, connect, hold, on_each_server};
 use crate::{Said, list, outlive, reader, release, renew};
 
@@ -19,6 +24,7 @@ on_each_server!(
     killed_connections_are_replaced,
     dropped_request_takes_its_connection_with_it,
     bad_credentials_and_databases_say_what_to_do,
+    login_that_is_refused_is_tried_once_more,
     password_is_asked_for_with_each_connection_and_the_driver_told_what_the_user_says,
 );
 
@@ -217,6 +223,87 @@ async fn bad_credentials_and_databases_say_what_to_do(kind: Kind) {
         let error = MysqlBackend::connect(unknown).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
         assert!(!format!("{error:?}").contains("hunter2"));
+    }
+}
+
+async fn login_that_is_refused_is_tried_once_more(kind: Kind) {
+    let (store, _) = Store::migrated(kind).await;
+    for (refusals, logins) in [(1, 2), (2, 2)] {
+        let (url, counted) = refusing(store.node(), refusals).await;
+        let connected = MysqlBackend::connect(MysqlConfig::from_url(&url).unwrap()).await;
+        match connected {
+            Ok(_) => assert_eq!(refusals, 1),
+            Err(error) => {
+                assert_eq!((refusals, error.kind()), (2, ErrorKind::Permission), "{error}")
+            }
+        }
+        assert!(counted.load(Ordering::Relaxed) >= logins);
+        assert!(refusals == 1 || counted.load(Ordering::Relaxed) == logins, "it is tried on");
+    }
+}
+
+/// A way to a server that refuses the first logins, and the count of them all.
+async fn refusing(node: &Access, refusals: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = host_and_port(node.url()).to_owned();
+    let counted = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&counted);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            if counter.fetch_add(1, Ordering::Relaxed) < refusals {
+                // A packet of its length, its number, and an error in place of a greeting.
+                let error = b"\xff\x15\x04#28000Access denied";
+                let mut packet = vec![u8::try_from(error.len()).unwrap(), 0, 0, 0];
+                packet.extend(error);
+                let _ = client.write_all(&packet).await;
+                continue;
+            }
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (node.at_port(port).url().to_owned(), counted)
+}
+
+#[tokio::test]
+async fn mysql_without_room_for_prepared_statements_decides_all_the_same() {
+    without_room_for_prepared_statements(&MySql::builder().start().unwrap()).await;
+}
+
+#[tokio::test]
+async fn mariadb_without_room_for_prepared_statements_decides_all_the_same() {
+    without_room_for_prepared_statements(&MariaDb::builder().start().unwrap()).await;
+}
+
+async fn without_room_for_prepared_statements(server: &Access) {
+    let store = Store::on(std::slice::from_ref(server)).unwrap();
+    let before = store.backend().await;
+    before.migrate().await.unwrap();
+    let held = hold(&before, &claim("before")).await;
+    assert_eq!(release(&before, &held).await, Released::Done);
+    server.sql("SET GLOBAL max_prepared_stmt_count = 0").unwrap();
+    for backend in [before, store.backend().await] {
+        for _ in 0..2 {
+            let held = hold(&backend, &claim("x")).await;
+            assert_eq!(ask(&backend, &claim("x")).await.kind(), "busy");
+            assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+            let successor = claim("x").with_replaces(held);
+            let held = hold(&backend, &successor).await;
+            assert_eq!(release(&backend, &held).await, Released::Done);
+        }
+        let names: Vec<String> = (0..8).map(|index| format!("many {index}")).collect();
+        let mut leases = Vec::new();
+        for name in &names {
+            leases.push(hold(&backend, &claim(name)).await);
+        }
+        leases.push(hold(&backend, &reader("read")).await);
+        let renewals: Vec<_> =
+            leases.iter().map(|lease| Renewal::new(lease.clone(), Ttl::DEFAULT)).collect();
+        assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Alive; 9]);
+        assert_eq!(backend.renew(&renewals[..8]).await.unwrap(), [Renewed::Alive; 8]);
+        let released = backend.release(&Release::free_all(&leases)).await.unwrap();
+        assert_eq!(released, [Released::Done; 9]);
     }
 }
 

@@ -17,15 +17,15 @@ use crate::clock::Clock;
 use crate::engine::backoff;
 use crate::engine::hints;
 use crate::engine::hold::{GivenUp, Hold};
-use crate::engine::releases::{self, Interest, Releases};
+use crate::engine::releases::{self, GivenBack, Interest, Releases};
 use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
-use crate::engine::wait_queue::{self, Grant, HandOver, HandOverEnded, Unheard, WaitQueue};
+use crate::engine::wait_queue::{self, Grant, HandOver, HandOverEnded, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locks::lease::Lease;
 use crate::locks::lease::state::{Event, Phase};
 use crate::observer::{Event as Observed, Observers};
-use crate::words::identity::{Attempt, LeaseId};
+use crate::words::identity::Attempt;
 use crate::words::loss::LossReason;
 use crate::words::name::LockName;
 use crate::words::owner::Owner;
@@ -59,9 +59,8 @@ pub(crate) struct Driver {
     waiting: WaitQueue,
     renewals: Renewals,
     releases: Releases,
-    /// Leases that are to be handed over to whoever comes next: when they are dead whatever becomes of that, and who wants
-    /// to know.
-    handing_over: HashMap<Attempt, (LeaseId, Option<Duration>, Interest)>,
+    /// Leases that are to be handed over to whoever comes next.
+    handing_over: HashMap<Attempt, GivenBack>,
     /// Leases of explicit owners, for others of that owner to join.
     owned: Owned,
     tasks: JoinSet<Done>,
@@ -289,23 +288,22 @@ impl Driver {
         let until = deadline.map(|deadline| deadline.saturating_add(lease.terms().margin));
         // What is lost is no more to be given.
         let is_ours = !matches!(interest, Interest::Failure);
+        let given_back = GivenBack { lease: id.clone(), until, interest };
         if is_ours && self.waiting.hand_over(id, ours_since, now) {
-            self.handing_over.insert(id.attempt, (id.clone(), until, interest));
+            self.handing_over.insert(id.attempt, given_back);
         } else {
-            self.releases.enter(id.clone(), until, interest, now);
+            self.releases.enter(given_back, false, now);
         }
     }
 
     /// Tells of what was handed over, and releases what was not after all.
     fn handle_hand_overs(&mut self, now: Duration) {
         for HandOverEnded { attempt, outcome } in self.waiting.ended() {
-            let Some((lease, until, interest)) = self.handing_over.remove(&attempt) else {
-                continue;
-            };
+            let Some(given_back) = self.handing_over.remove(&attempt) else { continue };
             match outcome {
-                HandOver::Done => interest.tell(Ok(())),
-                HandOver::NotDone => self.releases.enter(lease, until, interest, now),
-                HandOver::Unknown => self.releases.enter_again(lease, until, interest, now),
+                HandOver::Done => given_back.interest.tell(Ok(())),
+                HandOver::NotDone => self.releases.enter(given_back, false, now),
+                HandOver::Unknown => self.releases.enter(given_back, true, now),
             }
         }
     }
@@ -353,8 +351,8 @@ impl Driver {
         match done {
             Done::Claims(batch, answer) => {
                 let (grants, unheard) = self.waiting.arrive(&batch, answer, now);
-                for unheard in unheard {
-                    self.give_back_unheard(unheard, now);
+                for given_back in unheard {
+                    self.releases.enter(given_back, false, now);
                 }
                 for grant in grants {
                     self.grant(grant, batch.at, now);
@@ -364,8 +362,8 @@ impl Driver {
                 }
             }
             Done::Renewals(batch, answer) => {
-                for unheard in self.renewals.arrive(&batch, answer, now) {
-                    self.give_back_unheard(unheard, now);
+                for given_back in self.renewals.arrive(&batch, answer, now) {
+                    self.releases.enter(given_back, false, now);
                 }
             }
             Done::Releases(batch, answer) => {
@@ -389,11 +387,6 @@ impl Driver {
             }
             _ => {}
         }
-    }
-
-    /// Frees a lease that lives on the server, and that nobody here believes to have.
-    fn give_back_unheard(&mut self, Unheard { lease, until }: Unheard, now: Duration) {
-        self.releases.enter(lease, until, Interest::Failure, now);
     }
 
     fn grant(&mut self, grant: Grant, asked_at: Duration, now: Duration) {

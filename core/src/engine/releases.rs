@@ -29,16 +29,24 @@ pub(crate) struct Releases {
     random: fastrand::Rng,
 }
 
+/// A lease that is to be given back.
+#[derive(Debug)]
+pub(crate) struct GivenBack {
+    pub(crate) lease: LeaseId,
+    /// When it is dead on the server whatever becomes of its release, if ever.
+    pub(crate) until: Option<Duration>,
+    pub(crate) interest: Interest,
+}
+
 #[derive(Debug)]
 struct Pending {
-    lease: LeaseId,
-    /// When the lease is dead on the server whatever becomes of the release, if ever.
-    until: Option<Duration>,
+    given_back: GivenBack,
+    /// Whether an earlier try may have been heard by the server.
+    maybe_heard: bool,
     /// When whoever waits for it is told that it takes longer.
     tell_by: Duration,
     failures: u32,
     is_suspect: bool,
-    interest: Interest,
 }
 
 /// Who wants to know what becomes of a release.
@@ -88,40 +96,14 @@ impl Releases {
         self.pending.is_empty() && self.batcher.is_idle()
     }
 
-    /// Begins to release a lease that ends by itself at `until`, or never.
-    pub(crate) fn enter(
-        &mut self,
-        lease: LeaseId,
-        until: Option<Duration>,
-        interest: Interest,
-        now: Duration,
-    ) {
-        self.begin(lease, until, interest, 0, now);
-    }
-
-    /// Likewise, where the lease may have been given back already, unheard of.
-    pub(crate) fn enter_again(
-        &mut self,
-        lease: LeaseId,
-        until: Option<Duration>,
-        interest: Interest,
-        now: Duration,
-    ) {
-        self.begin(lease, until, interest, 1, now);
-    }
-
-    fn begin(
-        &mut self,
-        lease: LeaseId,
-        until: Option<Duration>,
-        interest: Interest,
-        failures: u32,
-        now: Duration,
-    ) {
-        let (name, attempt) = (lease.name.clone(), lease.attempt);
+    /// Begins to release a lease. It is `maybe_heard` of where a hand-over without an answer may have given it back.
+    pub(crate) fn enter(&mut self, mut given_back: GivenBack, maybe_heard: bool, now: Duration) {
+        let (name, attempt) = (given_back.lease.name.clone(), given_back.lease.attempt);
         let tell_by = now.saturating_add(PATIENCE);
-        let until = if self.closing { at_most(until, tell_by) } else { until };
-        let pending = Pending { lease, until, tell_by, failures, is_suspect: false, interest };
+        if self.closing {
+            given_back.until = at_most(given_back.until, tell_by);
+        }
+        let pending = Pending { given_back, maybe_heard, tell_by, failures: 0, is_suspect: false };
         self.pending.insert(attempt, pending);
         self.push(name, attempt, Haste::Urgent, Company::Any);
     }
@@ -130,7 +112,8 @@ impl Releases {
     pub(crate) fn close(&mut self, now: Duration) {
         self.closing = true;
         for pending in self.pending.values_mut() {
-            pending.until = at_most(pending.until, now.saturating_add(PATIENCE));
+            let until = &mut pending.given_back.until;
+            *until = at_most(*until, now.saturating_add(PATIENCE));
         }
     }
 
@@ -142,7 +125,8 @@ impl Releases {
         while let Some(attempt) = self.timers.pop(now) {
             if let Some(pending) = self.pending.get(&attempt) {
                 let company = if pending.is_suspect { Company::Isolated } else { Company::Any };
-                self.push(pending.lease.name.clone(), attempt, Haste::Patient, company);
+                let name = pending.given_back.lease.name.clone();
+                self.push(name, attempt, Haste::Patient, company);
             }
         }
     }
@@ -153,7 +137,7 @@ impl Releases {
         let batch = self.batcher.depart(now, |attempt| pending.contains_key(attempt))?;
         let mut releases = Vec::with_capacity(batch.len());
         let leases = batch.iter().filter_map(|(_, attempt)| pending.get(attempt));
-        releases.extend(leases.map(|pending| Release::free(pending.lease.clone())));
+        releases.extend(leases.map(|pending| Release::free(pending.given_back.lease.clone())));
         Some(Departure { releases, at: now })
     }
 
@@ -191,11 +175,12 @@ impl Releases {
     ) -> Option<Result<()>> {
         let jitter = self.random.f64();
         let pending = self.pending.get_mut(&attempt)?;
-        let is_dead = pending.until.is_some_and(|until| now >= until);
+        let GivenBack { lease, until, interest } = &mut pending.given_back;
+        let is_dead = until.is_some_and(|until| now >= until);
         let (why, again) = match answer {
             Ok(Released::Done) => return Some(Ok(())),
             // It was alive then, so an earlier try was heard, and only its answer was lost.
-            Ok(Released::Lost(_)) if pending.failures > 0 && !is_dead => return Some(Ok(())),
+            Ok(Released::Lost(_)) if pending.maybe_heard && !is_dead => return Some(Ok(())),
             Ok(Released::Lost(reason)) => return Some(Err(Error::lost(reason))),
             Ok(Released::Skipped) => {
                 let why = "somebody keeps the lock's row locked";
@@ -203,11 +188,12 @@ impl Releases {
             }
             Err(error) if !error.is_retryable() && alone => return Some(Err(error)),
             Err(error) => {
-                let lock = &pending.lease.name;
+                let lock = &lease.name;
                 tracing::warn!(%lock, %error, "a release failed, will try again");
                 pending.is_suspect = !error.is_retryable();
                 let again = Pace::after_error(pending.failures, now, jitter);
                 pending.failures += 1;
+                pending.maybe_heard = true;
                 (error, again)
             }
         };
@@ -217,22 +203,22 @@ impl Releases {
         }
         self.timers.set(attempt, again);
         if now >= pending.tell_by
-            && let Interest::Reply(_) = pending.interest
-            && let Interest::Reply(reply) =
-                std::mem::replace(&mut pending.interest, Interest::Outcome)
+            && let Interest::Reply(_) = interest
+            && let Interest::Reply(reply) = std::mem::replace(interest, Interest::Outcome)
         {
             let text = format!(
                 "the release did not get through within {PATIENCE:?}, and is tried on for as long as the \
                  lease lives: {why}"
             );
             let late = Error::new(ErrorKind::Unavailable, text).with_source(why);
-            let _ = reply.send(Err(late.with_lock(&pending.lease.name).with_operation("release")));
+            let _ = reply.send(Err(late.with_lock(&lease.name).with_operation("release")));
         }
         None
     }
 
     fn end(&mut self, attempt: Attempt, outcome: Result<()>) {
-        let Some(Pending { lease, interest, .. }) = self.pending.remove(&attempt) else { return };
+        let Some(Pending { given_back, .. }) = self.pending.remove(&attempt) else { return };
+        let GivenBack { lease, interest, .. } = given_back;
         interest.tell(outcome.map_err(|e| e.with_lock(&lease.name).with_operation("release")));
     }
 
@@ -256,14 +242,15 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_000);
     const HOUR: Duration = Duration::from_hours(1);
 
-    fn lease() -> LeaseId {
-        Claim::new(LockName::new("x").unwrap()).lease(Token::new(1))
+    fn given_back(until: Option<Duration>, reply: oneshot::Sender<Result<()>>) -> GivenBack {
+        let lease = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
+        GivenBack { lease, until, interest: Interest::Reply(reply) }
     }
 
     fn released(until: Option<Duration>) -> (Releases, oneshot::Receiver<Result<()>>) {
         let mut releases = Releases::new(&Capabilities::new("test"));
         let (reply, told) = oneshot::channel();
-        releases.enter(lease(), until, Interest::Reply(reply), NOW);
+        releases.enter(given_back(until, reply), false, NOW);
         (releases, told)
     }
 
@@ -317,7 +304,7 @@ mod tests {
         let (mut releases, _before) = released(None);
         releases.close(NOW);
         let (reply, _after) = oneshot::channel();
-        releases.enter(lease(), None, Interest::Reply(reply), NOW);
+        releases.enter(given_back(None, reply), false, NOW);
         outage(&mut releases, NOW, NOW + Duration::from_secs(70));
         assert!(releases.is_empty());
     }

@@ -7,8 +7,8 @@ use foldhash::HashMap;
 
 use crate::backend::{Renewal, Renewed};
 use crate::engine::backoff::{Phase as GridPhase, on_grid};
+use crate::engine::releases::{GivenBack, Interest};
 use crate::engine::timers::Agenda;
-use crate::engine::wait_queue::Unheard;
 use crate::error::Result;
 use crate::locks::lease::Lease;
 use crate::locks::lease::state::{Event, Phase};
@@ -165,7 +165,7 @@ impl Renewals {
         departure: &Departure,
         answer: Result<Vec<Renewed>>,
         now: Duration,
-    ) -> Vec<Unheard> {
+    ) -> Vec<GivenBack> {
         self.is_in_flight = false;
         let count = departure.renewals.len();
         let (answers, are_suspect) = match answer {
@@ -200,7 +200,8 @@ impl Renewals {
                     }
                     if answer == Renewed::Alive {
                         let until = renewal.ttl.duration().map(|ttl| now.saturating_add(ttl));
-                        raised.push(Unheard { lease: lease.id().clone(), until });
+                        let (lease, interest) = (lease.id().clone(), Interest::Failure);
+                        raised.push(GivenBack { lease, until, interest });
                     }
                     self.looks.set(attempt, &mut held.look, None);
                     uncount(&mut self.ttls, held);

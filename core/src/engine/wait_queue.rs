@@ -19,6 +19,7 @@ use crate::engine::backoff::{Pace, Phase, Quickest, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
 use crate::engine::releases::PATIENCE;
+use crate::engine::releases::{GivenBack, Interest};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::timers::Timers;
 use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
@@ -142,14 +143,6 @@ enum Due {
     Ask(RequestId),
     /// A caller waits no longer, or what a request may have been granted is over.
     GiveUp(RequestId),
-}
-
-/// A lease that nobody has heard of, and that has to be given back.
-#[derive(Debug)]
-pub(crate) struct Unheard {
-    pub(crate) lease: LeaseId,
-    /// When it has ended by itself, if ever.
-    pub(crate) until: Option<Duration>,
 }
 
 /// Why somebody leaves a line.
@@ -402,7 +395,7 @@ impl WaitQueue {
         departure: &Departure,
         answer: Result<Vec<Verdict>>,
         now: Duration,
-    ) -> (Vec<Grant>, Vec<Unheard>) {
+    ) -> (Vec<Grant>, Vec<GivenBack>) {
         let names = departure.requests.iter().map(|(name, _)| name);
         self.batcher.landed(names, departure.at, now);
         let alone = departure.requests.len() == 1;
@@ -488,7 +481,7 @@ impl WaitQueue {
         answer: Result<Verdict>,
         alone: bool,
         now: Duration,
-    ) -> (Option<Grant>, Option<Unheard>) {
+    ) -> (Option<Grant>, Option<GivenBack>) {
         let backend = self.backend;
         let Some(pending) = self.pending.get_mut(&id) else { return (None, None) };
         let line = self.lines.get_mut(&pending.request.claim.name);
@@ -522,7 +515,8 @@ impl WaitQueue {
             Ok(Verdict::Revoked(token)) => {
                 let claim = &pending.request.claim;
                 let until = claim.ttl.duration().map(|ttl| now.saturating_add(ttl));
-                unheard = Some(Unheard { lease: claim.lease(token), until });
+                let interest = Interest::Failure;
+                unheard = Some(GivenBack { lease: claim.lease(token), until, interest });
                 None
             }
             Ok(verdict @ (Verdict::Busy(_) | Verdict::Skipped)) => {
