@@ -6,6 +6,8 @@ mod clean_up;
 mod driver;
 mod hints;
 pub(crate) mod hold;
+mod line;
+mod pending;
 mod releases;
 mod renewals;
 pub(crate) mod request;

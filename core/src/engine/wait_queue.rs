@@ -9,21 +9,21 @@
 //! Where somebody here gives back what the head of a line waits for, the head's claim takes the place of that lease, in
 //! one round trip. After a while of that the lock is released, for others than this process to have a turn.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use foldhash::HashMap;
 
 use crate::backend::{Busy, Capabilities, Claim, Verdict};
-use crate::engine::backoff::{Pace, Phase, Quickest, Retry};
+use crate::engine::backoff::{Pace, Phase, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
-use crate::engine::releases::PATIENCE;
-use crate::engine::releases::{GivenBack, Interest};
+use crate::engine::line::Line;
+use crate::engine::pending::Pending;
+use crate::engine::releases::{GivenBack, Interest, PATIENCE};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::timers::Timers;
 use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::observer::{self, Observers};
 use crate::words::identity::{Attempt, LeaseId, Token};
 use crate::words::name::LockName;
@@ -31,9 +31,6 @@ use crate::words::name::LockName;
 /// How many at most ask together once others have the lock, and how many for each of these.
 const FOLLOWERS: usize = 256;
 const MORE: usize = 4;
-/// How long an unanswered request may be out before its caller is told that the database is away,
-/// and not only that the lock was not free.
-const SILENCE: Duration = Duration::from_secs(1);
 /// How soon to look again whether what is over has been answered.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -80,42 +77,6 @@ pub(crate) struct WaitQueue {
     phase: Phase,
     random: fastrand::Rng,
     observers: Observers,
-}
-
-#[derive(Debug)]
-struct Pending {
-    request: Box<Request>,
-    state: State,
-    /// Where it stands in the line of its name, if it does.
-    place: Option<u64>,
-    /// The lease whose place its next claim is to take.
-    replaces: Option<LeaseId>,
-    /// When its last claim left.
-    sent: Duration,
-    failures: u32,
-    /// Why its last claim had no answer.
-    error: Option<Error>,
-}
-
-/// Those who wait for one name.
-#[derive(Debug, Default)]
-struct Line {
-    order: BTreeMap<u64, RequestId>,
-    arrived: u64,
-    /// How many ask at which interval, and how many at the pace that suits the backend.
-    intervals: BTreeMap<Duration, usize>,
-    adaptive: usize,
-    /// How many of them may join a lease of their owner's.
-    explicit: usize,
-    /// How often its head was put off since the last hint or grant.
-    asks: u32,
-    /// Who was said to hold the lock last.
-    busy: Option<Busy>,
-    /// The last lease that was given back here while somebody stood in this line, and since when the lock had gone from one to
-    /// the next here: if nobody else has had it since, whoever has it next continues.
-    ours: Option<(Token, Duration)>,
-    /// Until when its head lets others than this process have a turn: without end while the lock is being released.
-    stands_back: Option<Duration>,
 }
 
 /// What has become of a lease that was to be handed over.
@@ -815,103 +776,6 @@ impl WaitQueue {
 
     fn pace(&self) -> Pace {
         Pace { listening: self.listening, names: self.lines.len(), phase: self.phase }
-    }
-}
-
-impl Line {
-    /// Puts somebody at the end, and says where that is.
-    fn join(&mut self, id: RequestId, request: &Request) -> u64 {
-        self.arrived += 1;
-        self.order.insert(self.arrived, id);
-        self.explicit += usize::from(request.claim.owner.is_explicit());
-        match request.retry {
-            Retry::Every(interval) => *self.intervals.entry(interval).or_default() += 1,
-            Retry::Adaptive | Retry::Never => self.adaptive += 1,
-        }
-        self.arrived
-    }
-
-    fn leave(&mut self, place: u64, request: &Request) {
-        self.order.remove(&place);
-        self.explicit -= usize::from(request.claim.owner.is_explicit());
-        match request.retry {
-            Retry::Every(interval) => {
-                if let Some(count) = self.intervals.get_mut(&interval) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.intervals.remove(&interval);
-                    }
-                }
-            }
-            Retry::Adaptive | Retry::Never => self.adaptive -= 1,
-        }
-    }
-
-    fn head(&self) -> Option<RequestId> {
-        self.order.first_key_value().map(|(_, id)| *id)
-    }
-
-    /// How soon the quickest asks again.
-    fn quickest(&self) -> Quickest {
-        Quickest {
-            interval: self.intervals.first_key_value().map(|(interval, _)| *interval),
-            adaptive: self.adaptive > 0,
-        }
-    }
-}
-
-impl Pending {
-    /// Whether hardly anything is left at `now` of a lease that is granted to its last claim.
-    fn is_late(&self, now: Duration) -> bool {
-        let Some(ttl) = self.request.claim.ttl.duration() else { return false };
-        let usable = ttl.saturating_sub(self.request.terms.margin);
-        now.saturating_sub(self.sent) >= usable - usable / 8
-    }
-
-    fn asks_once(&self) -> bool {
-        self.request.retry == Retry::Never
-    }
-
-    fn mismatch(&self, held: u32, backend: &'static str) -> Error {
-        let claim = &self.request.claim;
-        Error::new(
-            ErrorKind::CapacityMismatch,
-            format!(
-                "it is held with a capacity of {held}, and {} was asked for: use one capacity \
-                 (or one kind of lock) for one name",
-                claim.share.capacity()
-            ),
-        )
-        .with_lock(&claim.name)
-        .with_backend(backend)
-        .with_operation("acquire")
-    }
-
-    /// Why the caller has to go without.
-    fn why_not(&self, line: Option<&Line>, backend: &'static str, now: Duration) -> Error {
-        let is_silent =
-            self.state.asked_since().is_some_and(|since| now.saturating_sub(since) >= SILENCE);
-        let holder = line.and_then(|line| line.busy.as_ref()).and_then(|busy| busy.holder.as_ref());
-        let error = match (&self.error, holder) {
-            (Some(error), _) if error.is_retryable() => Error::new(
-                ErrorKind::Unavailable,
-                format!("the database could not be asked within the timeout: {error}"),
-            )
-            .with_source(error.clone()),
-            _ if is_silent || self.asks_once() => Error::new(
-                ErrorKind::Unavailable,
-                "the database did not answer within the timeout: check that it is reachable",
-            ),
-            (_, Some(holder)) => Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "not obtained within the timeout: {} holds it under token {}",
-                    holder.owner, holder.token
-                ),
-            ),
-            _ => Error::new(ErrorKind::Timeout, "not obtained within the timeout"),
-        };
-        error.with_lock(&self.request.claim.name).with_backend(backend).with_operation("acquire")
     }
 }
 

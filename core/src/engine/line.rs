@@ -1,0 +1,72 @@
+//! Those who wait for one name, in the order in which they came.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::backend::Busy;
+use crate::engine::backoff::{Quickest, Retry};
+use crate::engine::request::{Request, RequestId};
+use crate::words::identity::Token;
+
+/// Those who wait for one name.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    pub(crate) order: BTreeMap<u64, RequestId>,
+    pub(crate) arrived: u64,
+    /// How many ask at which interval, and how many at the pace that suits the backend.
+    pub(crate) intervals: BTreeMap<Duration, usize>,
+    pub(crate) adaptive: usize,
+    /// How many of them may join a lease of their owner's.
+    pub(crate) explicit: usize,
+    /// How often its head was put off since the last hint or grant.
+    pub(crate) asks: u32,
+    /// Who was said to hold the lock last.
+    pub(crate) busy: Option<Busy>,
+    /// The last lease that was given back here while somebody stood in this line, and since when the lock had gone from one to
+    /// the next here: if nobody else has had it since, whoever has it next continues.
+    pub(crate) ours: Option<(Token, Duration)>,
+    /// Until when its head lets others than this process have a turn: without end while the lock is being released.
+    pub(crate) stands_back: Option<Duration>,
+}
+
+impl Line {
+    /// Puts somebody at the end, and says where that is.
+    pub(crate) fn join(&mut self, id: RequestId, request: &Request) -> u64 {
+        self.arrived += 1;
+        self.order.insert(self.arrived, id);
+        self.explicit += usize::from(request.claim.owner.is_explicit());
+        match request.retry {
+            Retry::Every(interval) => *self.intervals.entry(interval).or_default() += 1,
+            Retry::Adaptive | Retry::Never => self.adaptive += 1,
+        }
+        self.arrived
+    }
+
+    pub(crate) fn leave(&mut self, place: u64, request: &Request) {
+        self.order.remove(&place);
+        self.explicit -= usize::from(request.claim.owner.is_explicit());
+        match request.retry {
+            Retry::Every(interval) => {
+                if let Some(count) = self.intervals.get_mut(&interval) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.intervals.remove(&interval);
+                    }
+                }
+            }
+            Retry::Adaptive | Retry::Never => self.adaptive -= 1,
+        }
+    }
+
+    pub(crate) fn head(&self) -> Option<RequestId> {
+        self.order.first_key_value().map(|(_, id)| *id)
+    }
+
+    /// How soon the quickest asks again.
+    pub(crate) fn quickest(&self) -> Quickest {
+        Quickest {
+            interval: self.intervals.first_key_value().map(|(interval, _)| *interval),
+            adaptive: self.adaptive > 0,
+        }
+    }
+}
