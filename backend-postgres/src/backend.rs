@@ -325,9 +325,10 @@ impl LockBackend for PostgresBackend {
         let asked: Vec<&Claim> = claims.iter().collect();
         let mut verdicts = self.decide(&asked, false).await?;
 
-        // A share is often contended by those beside it, which is over in a moment.
+        // A share is often contended by those beside it, which is over in a moment. One that could not take a place will not.
+        let is_worth_it = |claim: &Claim| !claim.share.is_exclusive() && claim.replaces.is_none();
         let again: Vec<usize> = (0..claims.len())
-            .filter(|&i| verdicts[i] == Verdict::Skipped && !claims[i].share.is_exclusive())
+            .filter(|&i| verdicts[i] == Verdict::Skipped && is_worth_it(&claims[i]))
             .collect();
         if !again.is_empty() {
             let asked = column(&again, |&i| &claims[i]);

@@ -134,6 +134,10 @@ pub(crate) async fn share_is_not_handed_over(context: Context) -> Outcome {
     }
     let whole = take(&client, &claim(&context.name("five")).with_share(five)).await?;
     take(&client, &after(&whole).with_share(five)).await?;
+    // What is granted later in a batch was not granted before.
+    let in_vain = after(&share).with_share(Share::ONE);
+    let verdicts = client.acquire(&[in_vain.clone(), in_vain.with_replaces(None)]).await?;
+    assert!(matches!(verdicts[..], [Verdict::Skipped, Verdict::Granted(_)]), "{verdicts:?}");
     Ok(())
 }
 
