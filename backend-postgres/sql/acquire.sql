@@ -386,9 +386,10 @@ begin
       durable := true;
     end if;
 
-    -- The first share of a name is granted, and many are asked for: if there is room for all, as one statement.
+    -- The first share of a name is granted just now, and many are asked for: if there is room for all, as one statement.
     following := 0;
-    if verdict = 'granted' and not is_exclusive and names[i + 2] = c_name and names[i - 1] is distinct from c_name then
+    if verdict = 'granted' and r.acquired_at = at and not is_exclusive
+       and names[i + 2] = c_name and names[i - 1] is distinct from c_name then
       if not is_counted then
         select coalesce(sum(h.weight), 0) into living
         from {share} h where h.name = c_name and h.expires_at > at - c_patience;
@@ -418,7 +419,6 @@ begin
       following := e.grants;
       if following > 0 then
         r.token := r.token + following;
-        r.acquired_at := at;
         r.expires_at := e.expires_at;
         r.lease_expires_at := e.expires_at;
       end if;

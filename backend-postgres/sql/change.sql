@@ -65,8 +65,9 @@ begin
            array_agg(d.name) filter (where d.is_waited_for)
     into done_items, durable, freed
     from done d;
-  -- Many shares, of one name or several, likewise.
-  elsif cardinality(names) > 2 and hows <@ array['renew', 'free']
+  -- Many shares likewise: all of a name, or none, since the loop looks at a name once. Not where rows are waited for, which
+  -- must not be while those of later names are locked.
+  elsif not patient and cardinality(names) > 2 and hows <@ array['renew', 'free']
      and (select bool_and(u.weight < u.capacity) and count(distinct u.attempt) = count(*)
           from unnest(weights, capacities, attempts) as u(weight, capacity, attempt)) then
     with asked as (
@@ -89,10 +90,12 @@ begin
       where h.token = a.token and h.locked_by = a.owner and h.explicit_owner = a.explicit
         and h.expires_at > clock_timestamp() and h.standing = {held}
       for no key update of h skip locked
+    ), whole as (
+      select a.name from asked a left join held d on d.item = a.item group by a.name having count(d.item) = count(*)
     ), done as (
       update {share} h
       set expires_at = n.until, touched_at = n.at
-      from held d,
+      from (select * from held where held.name in (select w.name from whole w)) d,
            lateral (select c.at, case when d.how = 'renew'
                                       then coalesce(c.at + d.span * interval '1 microsecond', {never}) end as until
                     from (select case when d.id is not null then clock_timestamp() end as at) c) n

@@ -203,6 +203,43 @@ pub(crate) async fn several_ends_in_a_batch_are_each_as_asked(context: Context) 
     let standings: Vec<_> = left.iter().map(|info| info.standing).collect();
     let expected = [Standing::Kept, Standing::Revoked].repeat(releases.len() / 3);
     assert_eq!(standings, expected, "two of three are still there: {left:#?}");
+    if client.capabilities().shares {
+        for how in [How::Keep { until_age: LONG * 2 }, How::Revoke] {
+            for place in 0..3 {
+                ended_shares_are_freed_beside_live_ones(&context, &client, how, place).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Of three shares of a name that are freed together, one had ended otherwise; and so had one of another name, which
+/// somebody else holds a share of.
+async fn ended_shares_are_freed_beside_live_ones(
+    context: &Context,
+    client: &Client,
+    how: How,
+    place: usize,
+) -> Outcome {
+    let [other, mixed] = ["a", "b"].map(|text| context.name(&format!("{text} {how:?} {place}")));
+    let stays = take(client, &permits(&other, 1, 3)).await?;
+    let ended = take(client, &permits(&other, 1, 3)).await?;
+    end(client, &ended, how).await?;
+    let mut all = vec![ended];
+    for share in 0..3 {
+        let lease = take(client, &permits(&mixed, 1, 3)).await?;
+        if share == place {
+            end(client, &lease, how).await?;
+        }
+        all.push(lease);
+    }
+    let released = client.release(&Release::free_all(&all)).await?;
+    assert_eq!(released, [Released::Done; 4], "{how:?}, the one at {place}");
+    take(client, &permits(&mixed, 3, 3)).await?;
+    refuse(client, &permits(&other, 3, 3)).await?;
+    keep(client, &stays).await?;
+    free(client, &stays).await?;
+    take(client, &permits(&other, 3, 3)).await?;
     Ok(())
 }
 
