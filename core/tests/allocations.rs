@@ -35,7 +35,7 @@ fn a_pair_of_acquire_and_release_makes_25_allocations_and_leaves_none() {
 
 /// Some of them are what the backend keeps for a name, also after its release.
 #[test]
-fn a_thousand_held_leases_keep_3342_allocations() {
+fn a_thousand_held_leases_keep_3341_allocations() {
     let (runtime, locks) = start();
     let names: Vec<String> = (0..1_000).map(|i| format!("lock {i:3}")).collect();
     let mut held = Vec::with_capacity(names.len());
@@ -44,7 +44,7 @@ fn a_thousand_held_leases_keep_3342_allocations() {
             held.push(runtime.block_on(acquire(&locks, name)));
         }
     });
-    assert_eq!((cost.count_total, cost.count_current), (16_351, 3_342), "{cost:?}");
+    assert_eq!((cost.count_total, cost.count_current), (16_350, 3_341), "{cost:?}");
     assert!(cost.bytes_current <= 1_200_000, "{cost:?}");
 }
 

@@ -345,9 +345,10 @@ fn last_lines(output: &str) -> String {
 
 /// Whether a line is a frame or its place in the source: such lines would push out what the program said.
 fn is_of_a_backtrace(line: &str) -> bool {
-    let line = line.trim_start();
-    let digits = line.trim_start_matches(|character: char| character.is_ascii_digit());
-    line.starts_with("at ") || digits.len() < line.len() && digits.starts_with(": ")
+    let text = line.trim_start();
+    let rest = text.trim_start_matches(|character: char| character.is_ascii_digit());
+    let is_frame = rest.len() < text.len() && rest.starts_with(": ");
+    text.len() < line.len() && (is_frame || text.starts_with("at "))
 }
 
 fn pid(child: &Child) -> Pid {
@@ -498,9 +499,8 @@ mod tests {
         let frames =
             "   7: core::ops::function::FnOnce::call_once\n      at ./tests/a.rs:65:5\n".repeat(60);
         let output =
-            format!("panicked at tests/a.rs:65:5:\nits reason: 7\n{frames}test result: FAILED.\n");
-        let said =
-            "    panicked at tests/a.rs:65:5:\n    its reason: 7\n    test result: FAILED.\n";
+            format!("panicked at tests/a.rs:65:5:\nat most: 7\n{frames}test result: FAILED.\n");
+        let said = "    panicked at tests/a.rs:65:5:\n    at most: 7\n    test result: FAILED.\n";
         assert_eq!(last_lines(&output), said);
     }
 

@@ -312,7 +312,7 @@ impl Driver {
     fn depart(&mut self) {
         let now = self.clock.now();
         self.handle_hand_overs(now);
-        while let Some(batch) = self.renewals.depart(now) {
+        if let Some(batch) = self.renewals.depart(now) {
             let time = batch.time.min(self.request_timeout);
             let backend = Arc::clone(&self.backend);
             self.tasks.spawn(async move {

@@ -24,7 +24,7 @@ pub(crate) struct GivenUp {
 }
 
 impl Hold {
-    /// The first hold of a lease.
+    /// A hold that the lease counts already: its first.
     pub(crate) fn new(lease: Lease, given_up: mpsc::UnboundedSender<GivenUp>) -> Self {
         Self { lease, given_up, gives_up: true }
     }

@@ -41,7 +41,7 @@ struct Held {
     lease: Lease,
     /// When it is looked at next.
     look: Option<Duration>,
-    /// Whether its TTL is counted: as long as it lives.
+    /// Whether its TTL is counted: as long as nobody here knows that it has ended.
     is_counted: bool,
     /// Since when its lock has gone from one to the next here.
     ours_since: Duration,
@@ -190,10 +190,9 @@ impl Renewals {
                 Renewed::Lost(reason) => Event::Gone(reason),
                 Renewed::Skipped => Event::Failed,
             };
-            let was_over = lease.look().is_over();
             match lease.apply(event).phase {
                 Phase::Lost(reason) => {
-                    if !was_over {
+                    if held.is_counted {
                         tracing::warn!(
                             lock = %lease.name(), token = %lease.token(), %reason, "lease lost"
                         );
