@@ -102,7 +102,11 @@ impl Store {
 
     /// A backend on the node that [`client`](Self::client) is connected to.
     pub async fn backend_at_client(&self) -> MysqlBackend {
-        let config = MysqlConfig::from_url(self.nodes[0].url()).unwrap();
+        self.backend_at(0).await
+    }
+
+    pub async fn backend_at(&self, node: usize) -> MysqlBackend {
+        let config = MysqlConfig::from_url(self.nodes[node].url()).unwrap();
         MysqlBackend::connect(config).await.unwrap()
     }
 
