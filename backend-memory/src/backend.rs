@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released, Renewal,
-    Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released,
+    Releaser, Renewal, Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
 };
 use futures_util::stream;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -16,11 +17,24 @@ use crate::clock::{Clock, ManualClock};
 const HINTS: usize = 1_024;
 
 /// A lock backend in memory. Clones are clients of the same store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MemoryBackend {
     clock: Clock,
     names: Arc<Mutex<BTreeMap<LockName, Ledger>>>,
-    hints: broadcast::Sender<LockName>,
+    /// Which name was released by which client.
+    hints: broadcast::Sender<(LockName, u64)>,
+    client: u64,
+}
+
+impl Clone for MemoryBackend {
+    fn clone(&self) -> Self {
+        Self {
+            clock: self.clock.clone(),
+            names: Arc::clone(&self.names),
+            hints: self.hints.clone(),
+            client: next_client(),
+        }
+    }
 }
 
 impl MemoryBackend {
@@ -42,12 +56,18 @@ impl MemoryBackend {
     }
 
     fn on(clock: Clock) -> Self {
-        Self { clock, names: Arc::default(), hints: broadcast::Sender::new(HINTS) }
+        let (names, hints) = (Arc::default(), broadcast::Sender::new(HINTS));
+        Self { clock, names, hints, client: next_client() }
     }
 
     fn names(&self) -> MutexGuard<'_, BTreeMap<LockName, Ledger>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn next_client() -> u64 {
+    static CLIENTS: AtomicU64 = AtomicU64::new(0);
+    CLIENTS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Default for MemoryBackend {
@@ -93,7 +113,7 @@ impl LockBackend for MemoryBackend {
                     let (released, hint) = ledger.release(release, now);
                     if hint {
                         // Nobody listening is fine: hints are only hints.
-                        let _ = self.hints.send(release.lease.name.clone());
+                        let _ = self.hints.send((release.lease.name.clone(), self.client));
                     }
                     released
                 }
@@ -127,13 +147,17 @@ impl LockBackend for MemoryBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
+        let own = self.client;
         let hints =
-            stream::unfold((self.hints.subscribe(), true), |(mut hints, first)| async move {
+            stream::unfold((self.hints.subscribe(), true), move |(mut hints, first)| async move {
                 let hint = if first {
                     Wakeup::Listening
                 } else {
                     match hints.recv().await {
-                        Ok(name) => Wakeup::Released(name),
+                        Ok((name, by)) if by == own => {
+                            Wakeup::Released { name, by: Releaser::Own }
+                        }
+                        Ok((name, by)) => Wakeup::Released { name, by: Releaser::Other(by) },
                         Err(RecvError::Lagged(_)) => Wakeup::Missed,
                         Err(RecvError::Closed) => return None,
                     }

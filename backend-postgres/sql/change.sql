@@ -1,10 +1,10 @@
 -- Gives leases that are alive another end, as `Ledger::renew` and `Ledger::release` do: lock, judge, write.
 -- `hows` has 'renew', for `micros` from now (null is without end), 'free', 'keep', until they are `micros` old,
--- and 'revoke'.
+-- and 'revoke'. A notification says which name was released by which `client`, for the others to take turns.
 create or replace function {change}(
   names text[], attempts uuid[], tokens bigint[], owners text[], explicits boolean[],
   weights integer[], capacities integer[], hows text[], micros bigint[], channel text,
-  patient boolean)
+  client text, patient boolean)
 returns table (item bigint, outcome text, by_owner text)
 language plpgsql as $$
 declare
@@ -120,7 +120,7 @@ begin
     return next;
   end loop;
   for i in 1 .. coalesce(cardinality(freed), 0) loop
-    perform pg_notify(channel, freed[i]);
+    perform pg_notify(channel, freed[i] || chr(1) || client);
   end loop;
 
   for i in 1 .. cardinality(names) loop
@@ -220,7 +220,7 @@ begin
       r.touched_at := at;
       if how in ('free', 'keep') and r.waiting_until > at then
         -- Only where somebody waits: it takes a lock on the whole database at the commit.
-        perform pg_notify(channel, c_name);
+        perform pg_notify(channel, c_name || chr(1) || client);
       end if;
     end if;
 

@@ -12,6 +12,7 @@ use database_locks_core::{
 use futures_util::future::join3;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use crate::config::{PostgresConfig, Tables};
 use crate::pool::{Connections, InUse, Parameter};
@@ -26,6 +27,8 @@ use crate::{error, wakeups};
 pub struct PostgresBackend {
     config: PostgresConfig,
     connections: Connections,
+    /// Who we are in what others are told of releases.
+    client: String,
     tables: Tables,
     statements: Statements,
     /// Whether statements need explicit transactions, because the sessions' defaults are hostile.
@@ -91,6 +94,7 @@ impl PostgresBackend {
         Ok(Self {
             statements: Statements::new(&tables),
             guarded: AtomicBool::new(!friendly),
+            client: Uuid::new_v4().as_u64_pair().0.to_string(),
             tables,
             connections,
             config,
@@ -230,6 +234,7 @@ impl PostgresBackend {
             (&hows, Type::TEXT_ARRAY),
             (&micros, Type::INT8_ARRAY),
             (&channel, Type::TEXT),
+            (&self.client, Type::TEXT),
             (&patient, Type::BOOL),
         ];
         let (operation, connection) = match verb {
@@ -398,7 +403,7 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        wakeups::listen(&self.connections, &self.tables.channel())
+        wakeups::listen(&self.connections, &self.tables.channel(), &self.client)
             .await
             .map_err(|error| error.with_operation("listen"))
     }

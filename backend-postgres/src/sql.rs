@@ -132,7 +132,7 @@ pub(crate) struct Statements {
     pub(crate) acquire: String,
     /// Extends or ends leases: `$1` names, `$2` attempts, `$3` tokens, `$4` owners, `$5` whether
     /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
-    /// hints, `$11` as the last of `acquire`.
+    /// hints, `$11` who releases, for these, `$12` as the last of `acquire`.
     pub(crate) change: String,
     /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit, `$5` what comes after
     /// all that starts with the prefix.
@@ -178,7 +178,7 @@ impl Statements {
             acquire: named(
                 "select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             ),
-            change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"),
+            change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             schema: named(&schema.join("\n")),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use database_locks_core::{LockName, Result, Wakeup, Wakeups};
+use database_locks_core::{LockName, Releaser, Result, Wakeup, Wakeups};
 use futures_util::stream;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
@@ -13,11 +13,18 @@ use crate::host::OwnConnection;
 use crate::pool::Connections;
 use crate::sql;
 
+/// Between a name and who released it, in `change.sql` too. No lock's name holds a control character.
+const SEPARATOR: char = '\u{1}';
+
 /// Listens on a connection of its own.
 ///
 /// [`Wakeup::Listening`] is yielded once a notification that another connection sends has come
 /// through. Behind a pooler in transaction mode it never does, and polling carries on.
-pub(crate) async fn listen(connections: &Connections, channel: &str) -> Result<Option<Wakeups>> {
+pub(crate) async fn listen(
+    connections: &Connections,
+    channel: &str,
+    own: &str,
+) -> Result<Option<Wakeups>> {
     let failed = |error| error::from_driver(error, connections.place());
     let Some((client, mut connection)) = connections.own().await? else { return Ok(None) };
     let mut waiting = VecDeque::new();
@@ -26,9 +33,9 @@ pub(crate) async fn listen(connections: &Connections, channel: &str) -> Result<O
         .drive(client.batch_execute(&listen), |message| waiting.extend(payload(message)))
         .await
         .map_err(failed)?;
-    // No lock's name holds a control character.
-    let probe = format!("\u{1}{}", Uuid::new_v4());
-    let listener = Listener { _client: client, connection, waiting, probe };
+    let probe = format!("{SEPARATOR}{}", Uuid::new_v4());
+    let own = own.to_owned();
+    let listener = Listener { _client: client, connection, waiting, probe, own };
 
     let request = connections.shared().await?;
     let probe = listener.probe.clone();
@@ -51,6 +58,8 @@ struct Listener {
     connection: OwnConnection,
     waiting: VecDeque<String>,
     probe: String,
+    /// Who we are.
+    own: String,
 }
 
 impl Listener {
@@ -72,9 +81,15 @@ impl Listener {
             if payload == self.probe {
                 return Some(Wakeup::Listening);
             }
-            // What is no name is the probe of somebody else.
-            if let Ok(name) = LockName::new(payload) {
-                return Some(Wakeup::Released(name));
+            // What has no name is the probe of somebody else.
+            let (name, client) = payload.split_once(SEPARATOR).unwrap_or((&payload, ""));
+            if let Ok(name) = LockName::new(name) {
+                let by = match client.parse() {
+                    _ if client == self.own => Releaser::Own,
+                    Ok(other) => Releaser::Other(other),
+                    Err(_) => Releaser::Unknown,
+                };
+                return Some(Wakeup::Released { name, by });
             }
         }
     }

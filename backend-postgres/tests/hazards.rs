@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Store, ask, claim, hold, name};
 use database_locks_core::{
     Attempt, Busy, Claim, Data, ErrorKind, LeaseId, ListQuery, LockBackend, LossReason, Owner,
-    Release, Released, Renewal, Renewed, Share, Standing, Ttl, Verdict, Wakeup,
+    Release, Released, Releaser, Renewal, Renewed, Share, Standing, Ttl, Verdict, Wakeup,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
 use futures_util::StreamExt;
@@ -620,7 +620,8 @@ async fn waiter_is_told_of_a_release_and_nobody_else_is() {
     ask(&backend, &waiter).await;
     assert_eq!(release(&backend, &quiet).await, Released::Done);
     assert_eq!(release(&backend, &held).await, Released::Done);
-    assert_eq!(wakeups.next().await, Some(Wakeup::Released(name("x"))));
+    let told = Wakeup::Released { name: name("x"), by: Releaser::Own };
+    assert_eq!(wakeups.next().await, Some(told));
 
     let client = store.client().await;
     client

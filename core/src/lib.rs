@@ -30,7 +30,7 @@ pub use async_trait::async_trait;
 pub use backend::key_value;
 pub use backend::{
     Busy, Capabilities, Claim, Holder, How, LeaseInfo, ListQuery, LockBackend, Release, Released,
-    Renewal, Renewed, Standing, Verdict, Wakeup, Wakeups,
+    Releaser, Renewal, Renewed, Standing, Verdict, Wakeup, Wakeups,
 };
 pub use backend::{hosts, identifier, ledger};
 pub use engine::backoff::Retry;

@@ -1,4 +1,4 @@
-//! Many of one process on one name: they go together, and in the order in which they came.
+//! Many on one name. Those of one process go together, and in the order in which they came; processes take turns.
 
 #![expect(clippy::disallowed_methods, reason = "the runtime's paused clock is what is tested on")]
 
@@ -11,6 +11,7 @@ use database_locks_core::{
     Renewed, Result, Verdict, Wakeups, async_trait,
 };
 use database_locks_memory::MemoryBackend;
+use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,12 +26,18 @@ struct Far {
     claims: AtomicUsize,
     releases: AtomicUsize,
     hints: bool,
+    /// How long a hint is on its way.
+    late: Duration,
 }
 
 impl Far {
     fn new(hints: bool) -> Arc<Self> {
+        Self::on(MemoryBackend::new(), hints, Duration::ZERO)
+    }
+
+    fn on(store: MemoryBackend, hints: bool, late: Duration) -> Arc<Self> {
         let [calls, claims, releases] = [0; 3].map(AtomicUsize::new);
-        Arc::new(Self { store: MemoryBackend::new(), calls, claims, releases, hints })
+        Arc::new(Self { store, calls, claims, releases, hints, late })
     }
 
     fn locks(self: &Arc<Self>) -> Locks {
@@ -76,7 +83,16 @@ impl LockBackend for Far {
     }
 
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
-        if self.hints { self.store.wakeups().await } else { Ok(None) }
+        if !self.hints {
+            return Ok(None);
+        }
+        let (late, hints) = (self.late, self.store.wakeups().await?);
+        Ok(hints.map(|hints| {
+            Wakeups::new(hints.then(move |hint| async move {
+                sleep(late).await;
+                hint
+            }))
+        }))
     }
 }
 
@@ -288,5 +304,44 @@ async fn long_permits_that_end_one_by_one_are_taken_up_at_once() {
         jobs.join_all().await;
         // Four rounds of two to four seconds, and some waiting in between.
         assert!(began.elapsed() < Duration::from_secs(20), "{hints}: {:?}", began.elapsed());
+    }
+}
+
+/// Each of them wants the lock again as soon as it has given it back, and would often have it before others hear of that.
+#[tokio::test(start_paused = true)]
+async fn processes_take_turns() {
+    const PROCESSES: usize = 6;
+    for (late, work) in [(0, 3), (15, 20)] {
+        let [late, work] = [late, work].map(Duration::from_millis);
+        let store = MemoryBackend::new();
+        let locks = || Far::on(store.clone(), true, late).locks();
+        let turns = Arc::new(Mutex::new(Vec::new()));
+        let mut processes = JoinSet::new();
+        // All of them have to wait, and hear of the others.
+        let held = locks().lock("hot").acquire().await.expect("the lock");
+        for process in 0..PROCESSES {
+            let locks = locks();
+            let turns = Arc::clone(&turns);
+            processes.spawn(async move {
+                for _ in 0..50 {
+                    let guard = locks.lock("hot").acquire().await.expect("the lock");
+                    turns.lock().expect("the turns").push(process);
+                    sleep(work).await;
+                    guard.release().await.expect("released");
+                }
+            });
+        }
+        sleep(Duration::from_secs(1)).await;
+        held.release().await.expect("released");
+        while let Some(done) = processes.join_next().await {
+            done.expect("a process");
+        }
+        let turns = turns.lock().expect("the turns");
+        // At first nobody knows of the others, and at last some have gone.
+        for round in turns[PROCESSES * 2..PROCESSES * 48].windows(PROCESSES * 2) {
+            for process in 0..PROCESSES {
+                assert!(round.contains(&process), "{process} had no turn in {round:?}, {late:?}");
+            }
+        }
     }
 }

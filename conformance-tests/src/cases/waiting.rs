@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use database_locks_core::{ErrorKind, Release, Released, Ttl, Wakeup};
+use database_locks_core::{ErrorKind, Release, Released, Releaser, Ttl, Wakeup};
 use futures_util::StreamExt as _;
 
 use crate::context::{
@@ -74,7 +74,8 @@ pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Ou
         let mut untold: BTreeSet<_> = releases.into_iter().map(|r| r.lease.name).collect();
         let told = async {
             while let Some(hint) = hints.next().await {
-                if let Wakeup::Released(name) = hint {
+                if let Wakeup::Released { name, by } = hint {
+                    assert_ne!(by, Releaser::Own, "a hint says that who hears it has released {name}");
                     untold.remove(&name);
                 }
                 if untold.is_empty() {

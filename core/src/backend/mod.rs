@@ -671,10 +671,30 @@ pub enum Wakeup {
     /// Hints were seen to arrive, one that was sent to oneself for example: from here on, polling may be
     /// slow. Where it is said and not true, waiters wait for a second or two longer than they need.
     Listening,
-    /// This name was released.
-    Released(LockName),
+    /// A name was released.
+    Released {
+        /// The name.
+        name: LockName,
+        /// By whom.
+        by: Releaser,
+    },
     /// Hints may have been missed: ask for everything.
     Missed,
+}
+
+/// Who released a name, as far as a hint tells.
+///
+/// Where hints reach all that listen in one order and tell this, processes that wait for a name take turns: whoever has had
+/// the lock least recently asks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Releaser {
+    /// Nobody knows. All that wait ask at once.
+    Unknown,
+    /// The backend itself whose hint this is.
+    Own,
+    /// Another one, which is told from others by a number of its own.
+    Other(u64),
 }
 
 /// A stream of hints. It ends when its connection does.

@@ -425,7 +425,7 @@ impl Driver {
         let now = self.clock.now();
         match hint {
             Wakeup::Listening => self.waiting.set_listening(true, now),
-            Wakeup::Released(name) => self.waiting.wake(&name, now),
+            Wakeup::Released { name, by } => self.waiting.heard(&name, by, now),
             Wakeup::Missed => self.waiting.set_listening(false, now),
         }
     }

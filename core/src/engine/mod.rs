@@ -11,6 +11,7 @@ mod pending;
 mod releases;
 mod renewals;
 pub(crate) mod request;
+mod rota;
 pub(crate) mod runtime;
 mod timers;
 mod wait_queue;

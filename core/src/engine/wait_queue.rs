@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use crate::backend::{Busy, Capabilities, Claim, Verdict};
+use crate::backend::{Busy, Capabilities, Claim, Releaser, Verdict};
 use crate::engine::backoff::{Pace, Phase, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
@@ -21,6 +21,7 @@ use crate::engine::line::Line;
 use crate::engine::pending::Pending;
 use crate::engine::releases::{GivenBack, Interest, PATIENCE};
 use crate::engine::request::{Request, RequestId};
+use crate::engine::rota::{LATELY, Rota};
 use crate::engine::timers::Timers;
 use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ use crate::words::name::LockName;
 /// How many at most ask together once others have the lock, and how many for each of these.
 const FOLLOWERS: usize = 256;
 const MORE: usize = 4;
+/// Whoever waits for no longer than this asks at once, whoever's turn it is.
+const HURRY: Duration = Duration::from_millis(100);
 /// How soon to look again whether what is over has been answered.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ pub(crate) struct WaitQueue {
     backend: &'static str,
     pending: HashMap<RequestId, Pending>,
     lines: HashMap<LockName, Line>,
+    /// Of names that were released while somebody here waited for them.
+    rotas: HashMap<LockName, Rota>,
     batcher: Batcher<RequestId>,
     timers: Timers<Due>,
     /// Counts the claims, so that they leave in their order.
@@ -104,6 +109,8 @@ enum Due {
     Ask(RequestId),
     /// A caller waits no longer, or what a request may have been granted is over.
     GiveUp(RequestId),
+    /// The last release of a name is long ago.
+    Forget(LockName),
 }
 
 /// Why somebody leaves a line.
@@ -120,6 +127,7 @@ impl WaitQueue {
             backend: can.backend,
             pending: HashMap::default(),
             lines: HashMap::default(),
+            rotas: HashMap::default(),
             batcher: Batcher::new(can.max_in_flight, can.max_batch)
                 .with_batch_from(can.batch_from)
                 .with_room_for_urgent(),
@@ -148,6 +156,7 @@ impl WaitQueue {
 
     pub(crate) fn enter(&mut self, request: Box<Request>, now: Duration) {
         let (id, retry) = (request.id, request.retry);
+        let is_patient = request.timeout.is_none_or(|timeout| timeout > HURRY);
         if let Some(timeout) = request.timeout {
             self.timers.set(Due::GiveUp(id), now.saturating_add(timeout));
         }
@@ -177,7 +186,14 @@ impl WaitQueue {
             Some(before) => self.goes_along(id, behind) && self.is_asking(before),
         };
         if goes_along {
-            return self.ask(id, now);
+            let turn = match before {
+                None if is_patient => self.turn_of_others(&name, now),
+                _ => None,
+            };
+            return match turn {
+                Some(until) => self.timers.set(Due::Turn(name), until),
+                None => self.ask(id, now),
+            };
         }
         // A line is as quick as the quickest who stands in it.
         let due = Due::Turn(name);
@@ -194,27 +210,51 @@ impl WaitQueue {
         self.on(id, Event::Abandoned, now);
     }
 
-    /// Somebody released this name, as far as we heard: its first waiter asks at once.
-    pub(crate) fn wake(&mut self, name: &LockName, now: Duration) {
+    /// A hint says that a name was released: its first waiter here asks when the turn is ours.
+    pub(crate) fn heard(&mut self, name: &LockName, by: Releaser, now: Duration) {
+        let is_told = by != Releaser::Unknown;
+        if is_told && (self.lines.contains_key(name) || self.rotas.contains_key(name)) {
+            self.rotas.entry(name.clone()).or_default().released(by, now);
+            self.timers.set(Due::Forget(name.clone()), now.saturating_add(LATELY));
+        }
+        let pause = match self.rotas.get(name).filter(|_| is_told) {
+            Some(rota) => rota.pause(self.batcher.round_trip(), now),
+            None => Duration::ZERO,
+        };
+        self.wake(name, pause, now);
+    }
+
+    /// Until when whoever comes to wait for a name holds back, which this process released just now and others wait for.
+    fn turn_of_others(&self, name: &LockName, now: Duration) -> Option<Duration> {
+        self.rotas.get(name)?.until(self.batcher.round_trip(), now)
+    }
+
+    /// A name may have been released: its first waiter asks, after a pause.
+    fn wake(&mut self, name: &LockName, pause: Duration, now: Duration) {
         let Some(line) = self.lines.get_mut(name) else { return };
         if line.stands_back.is_some_and(|until| now < until) {
             return;
         }
         line.asks = 0;
-        if let Some(head) = line.head() {
-            self.ask(head, now);
+        match line.head() {
+            Some(head) if pause.is_zero() => self.ask(head, now),
+            Some(_) => self.timers.set(Due::Turn(name.clone()), now.saturating_add(pause)),
+            None => {}
         }
     }
 
     /// This process released this name: its first waiter here asks at once, unless it is the turn of others.
     pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
         let until = now.saturating_add(self.turns().theirs + self.batcher.round_trip() * 2);
+        if let Some(rota) = self.rotas.get_mut(name) {
+            rota.released(Releaser::Own, now);
+        }
         match self.lines.get_mut(name) {
             Some(line) if line.stands_back == Some(Duration::MAX) => {
                 line.stands_back = Some(until);
                 self.timers.set(Due::Turn(name.clone()), until);
             }
-            _ => self.wake(name, now),
+            _ => self.wake(name, Duration::ZERO, now),
         }
     }
 
@@ -263,7 +303,7 @@ impl WaitQueue {
     pub(crate) fn wake_all(&mut self, now: Duration) {
         let names: Vec<LockName> = self.lines.keys().cloned().collect();
         for name in &names {
-            self.wake(name, now);
+            self.wake(name, Duration::ZERO, now);
         }
     }
 
@@ -298,6 +338,9 @@ impl WaitQueue {
                 }
                 Due::Ask(id) => self.ask(id, now),
                 Due::GiveUp(id) => self.give_up(id, now),
+                Due::Forget(name) => {
+                    self.rotas.remove(&name);
+                }
             }
         }
     }
@@ -683,7 +726,10 @@ impl WaitQueue {
         let busy = line.busy.clone().unwrap_or_default();
         let again = pace.next_ask(line.quickest(), line.asks, &busy, now, jitter);
         line.asks = line.asks.saturating_add(1);
-        self.timers.set(Due::Turn(name.clone()), again);
+        let due = Due::Turn(name.clone());
+        // A hint that came meanwhile may have set an earlier one.
+        let again = self.timers.get(&due).map_or(again, |turn| turn.min(again));
+        self.timers.set(due, again);
     }
 
     fn give_up(&mut self, id: RequestId, now: Duration) {
