@@ -81,14 +81,14 @@ pub enum Event<'e> {
         lease: &'e LeaseId,
         /// Why.
         reason: LossReason,
-        /// How long after it was asked for.
+        /// How long after its first holder was given it.
         after: Duration,
     },
     /// The last holder of a lease gives it back.
     Released {
         /// The lease.
         lease: &'e LeaseId,
-        /// How long after it was asked for.
+        /// How long after its first holder was given it.
         after: Duration,
     },
     /// The database does not answer, or answers with errors that pass.
@@ -119,6 +119,10 @@ pub(crate) struct Observers(Arc<[Arc<dyn Observer>]>);
 impl Observers {
     pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> Self {
         Self(observers.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn tell(&self, event: Event<'_>) {

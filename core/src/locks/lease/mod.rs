@@ -32,7 +32,6 @@ struct Inner {
     id: LeaseId,
     terms: Terms,
     clock: Clock,
-    asked_at: Duration,
     /// Until when the lease is good if nothing happens, in µs of the clock: zero once it is over. Written under the lock of
     /// what is known, and read without it.
     good_until: AtomicU64,
@@ -44,9 +43,16 @@ struct Inner {
 
 struct Known {
     state: State,
+    /// Of most leases nobody wants to hear.
+    listeners: Option<Box<Listeners>>,
+}
+
+/// Who hears of the end of a lease.
+#[derive(Default)]
+struct Listeners {
     callbacks: Vec<OnLost>,
-    /// Who hears of its end, once they were told of it.
-    observers: Option<Observers>,
+    /// Those that were told of the grant, and when.
+    observers: Option<(Observers, Duration)>,
 }
 
 /// How a lease has ended.
@@ -65,13 +71,11 @@ impl Lease {
             id,
             terms,
             clock,
-            asked_at,
             good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
             holders: AtomicUsize::new(1),
             known: Mutex::new(Known {
                 state: State::granted(asked_at, &terms),
-                callbacks: Vec::new(),
-                observers: None,
+                listeners: None,
             }),
             over: Notify::new(),
         }))
@@ -181,25 +185,28 @@ impl Lease {
                 callbacks::call(move || callback(reason));
             }
             Phase::Released => drop(known),
-            Phase::Held | Phase::Unknown => known.callbacks.push(Box::new(callback)),
+            Phase::Held | Phase::Unknown => known.listeners().callbacks.push(Box::new(callback)),
         }
     }
 
     /// Tells observers that the lease is granted, and of its end once it ends.
     pub(crate) fn observed_by(&self, observers: &Observers, after: Duration) {
-        let mut known = self.known();
-        let joined = known.observers.is_some();
+        if observers.is_empty() {
+            return;
+        }
+        let (mut known, now) = (self.known(), self.0.clock.now());
+        let joined = known.listeners().observers.is_some();
         // Under the lock, so that nobody hears of its end before.
         observers.tell(observer::Event::Granted { lease: self.id(), after, joined });
         if known.state.is_over() {
-            self.tell_end(observers, known.state.phase);
+            self.tell_end(observers, now, known.state.phase);
         } else {
-            known.observers.get_or_insert_with(|| observers.clone());
+            known.listeners().observers.get_or_insert_with(|| (observers.clone(), now));
         }
     }
 
-    fn tell_end(&self, observers: &Observers, phase: Phase) {
-        let (lease, after) = (self.id(), self.0.clock.now().saturating_sub(self.0.asked_at));
+    fn tell_end(&self, observers: &Observers, since: Duration, phase: Phase) {
+        let (lease, after) = (self.id(), self.0.clock.now().saturating_sub(since));
         observers.tell(match phase {
             Phase::Lost(reason) => observer::Event::Lost { lease, reason, after },
             _ => observer::Event::Released { lease, after },
@@ -241,10 +248,10 @@ impl Lease {
         if !state.is_over() {
             return state;
         }
-        let (callbacks, observers) = (std::mem::take(&mut known.callbacks), known.observers.take());
+        let Listeners { callbacks, observers } = known.listeners.take().map(|all| *all).unwrap_or_default();
         drop(known);
-        if let Some(observers) = observers {
-            self.tell_end(&observers, state.phase);
+        if let Some((observers, since)) = observers {
+            self.tell_end(&observers, since, state.phase);
         }
         self.0.over.notify_waiters();
         if let Phase::Lost(reason) = state.phase {
@@ -257,6 +264,12 @@ impl Lease {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn listeners(&mut self) -> &mut Listeners {
+        self.listeners.get_or_insert_default()
     }
 }
 
