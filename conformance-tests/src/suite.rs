@@ -53,6 +53,7 @@ macro_rules! __for_all_cases {
                 grace_holds_back_expired_shares_and_claims_of_shares,
                 waiting_writer_is_not_starved_by_readers,
                 mark_of_a_writer_that_gave_up_runs_out,
+                whole_semaphores_stand_back_for_a_writer,
             }
             waiting {
                 timeout_is_bounded_below_and_above,

@@ -306,6 +306,37 @@ pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> 
     Ok(())
 }
 
+/// A large batch may be decided in another way than a single item.
+pub(crate) async fn whole_semaphores_stand_back_for_a_writer(context: Context) -> Outcome {
+    let (here, there) = (context.client_with_shares().await?, context.client().await?);
+    for size in [1, 5] {
+        let names: Vec<_> = (0..size).map(|i| context.name(&format!("{size} {i}"))).collect();
+        let mut held = Vec::new();
+        for name in &names {
+            held.push(Release::free(take(&here, &claim(name)).await?));
+            refuse(&there, &claim(name).with_mark(LONG)).await?;
+        }
+        assert_eq!(here.release(&held).await?, vec![Released::Done; size]);
+        // All of a lock that has another capacity, and less than a writer waits for.
+        let whole = || names.iter().map(|name| permits(name, 3, 3)).collect::<Vec<_>>();
+        for verdict in here.acquire(&whole()).await? {
+            let is_busy = matches!(verdict, Verdict::Busy(_));
+            assert!(is_busy, "who wants less must stand back for a waiting writer: {verdict:?}");
+        }
+        // Once it has had the lock nobody waits any more.
+        let writers: Vec<_> = names.iter().map(claim).collect();
+        let verdicts = there.acquire(&writers).await?;
+        let written = writers.iter().zip(&verdicts).map(|(w, v)| Release::free(lease_of(w, v)));
+        let written: Vec<_> = written.collect();
+        assert_eq!(there.release(&written).await?, vec![Released::Done; size]);
+        for verdict in here.acquire(&whole()).await? {
+            let is_granted = matches!(verdict, Verdict::Granted(_));
+            assert!(is_granted, "nobody waits any more, and it is {verdict:?}");
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn writer_waits_for_readers_and_readers_for_the_writer(
     context: Context,
 ) -> Outcome {
