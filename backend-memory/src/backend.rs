@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
-    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released,
-    Releaser, Renewal, Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
+    Capabilities, Claim, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released, Releaser,
+    Renewal, Renewed, Result, Verdict, Wakeup, Wakeups, async_trait,
 };
 use futures_util::stream;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -154,9 +154,7 @@ impl LockBackend for MemoryBackend {
                     Wakeup::Listening
                 } else {
                     match hints.recv().await {
-                        Ok((name, by)) if by == own => {
-                            Wakeup::Released { name, by: Releaser::Own }
-                        }
+                        Ok((name, by)) if by == own => Wakeup::Released { name, by: Releaser::Own },
                         Ok((name, by)) => Wakeup::Released { name, by: Releaser::Other(by) },
                         Err(RecvError::Lagged(_)) => Wakeup::Missed,
                         Err(RecvError::Closed) => return None,

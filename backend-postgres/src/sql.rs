@@ -178,7 +178,9 @@ impl Statements {
             acquire: named(
                 "select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             ),
-            change: named("select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
+            change: named(
+                "select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            ),
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             schema: named(&schema.join("\n")),

@@ -1,10 +1,14 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
-use database_locks_core::{ErrorKind, Locks, Release, Released, Standing, Verdict};
+use database_locks_core::{
+    Attempt, Claim, ErrorKind, LeaseId, Locks, Release, Released, Renewal, Renewed, Standing,
+    Verdict,
+};
 use futures_util::future::try_join_all;
 
 use crate::context::{
-    Context, LONG, PATIENCE, claim, free, keep, lease_of, list, refuse, release, renew, soon, take,
+    Context, LONG, PATIENCE, claim, free, keep, lease_of, list, read, refuse, release, renew, soon,
+    take, ttl,
 };
 use crate::harness::{Client, ClientOption, Outcome, ServerEnd, Stop};
 
@@ -81,35 +85,69 @@ pub(crate) async fn leases_survive_a_server_restart(context: Context) -> Outcome
 pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Outcome {
     let harness = context.harness().restartable().await?;
     let client = harness.client().await?;
-    let names = ["one", "two", "three"].map(|name| context.name(name));
     let kept = take(&client, &claim(&context.name("kept"))).await?;
     let revoked = take(&client, &claim(&context.name("revoked"))).await?;
     for end in [Release::keep(kept.clone(), LONG * 2), Release::revoke(revoked.clone())] {
         assert_eq!(client.release(&[end]).await?, [Released::Done]);
     }
-    let mut leases = vec![take(&client, &claim(&names[0])).await?];
-    let both: Vec<_> = names[1..].iter().map(claim).collect();
-    for (claim, verdict) in both.iter().zip(client.acquire(&both).await?) {
-        leases.push(match verdict {
-            granted @ Verdict::Granted(_) => lease_of(claim, &granted),
-            _ => take(&client, claim).await?,
-        });
+    // A large batch may be written in another way than a single item.
+    for (last, count, is_shared, is_renewed) in [
+        ("one grant", 1, false, false),
+        ("many grants", 5, false, false),
+        ("many renewals", 5, false, true),
+        ("many shares", 5, true, false),
+        ("renewals of many shares", 5, true, true),
+    ] {
+        if is_shared && !client.capabilities().shares {
+            continue;
+        }
+        let names = (0..count).map(|i| context.name(&format!("{last} {i}")));
+        let mut claims: Vec<Claim> = names.map(|name| claim(&name)).collect();
+        for claim in &mut claims {
+            // Of what is known already, which is where most grants are made.
+            let known = take(&client, claim).await?;
+            free(&client, &known).await?;
+            claim.attempt = Attempt::new();
+        }
+        if is_shared {
+            claims = claims.iter().map(|_| read(&claims[0].name)).collect();
+        }
+        let mut leases = Vec::new();
+        for (claim, verdict) in claims.iter().zip(client.acquire(&claims).await?) {
+            leases.push(match verdict {
+                granted @ Verdict::Granted(_) => lease_of(claim, &granted),
+                _ => take(&client, claim).await?,
+            });
+        }
+        let mut remaining = LONG / 2;
+        if is_renewed {
+            remaining = LONG;
+            let renew = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG * 2));
+            let renewals: Vec<_> = leases.iter().map(renew).collect();
+            assert_eq!(client.renew(&renewals).await?, vec![Renewed::Alive; leases.len()]);
+        }
+        // Nothing lies between the last answer and the end.
+        harness.restart(ServerEnd::Crash).await?;
+        until_reached(&client, &kept).await?;
+        for lease in &leases {
+            refuse(&client, &claim(&lease.name)).await?;
+            let listed = list(&client, lease.name.as_str()).await?;
+            let listed = listed.iter().find(|info| info.lease == *lease);
+            let lasts = listed.is_some_and(|info| info.remaining > Some(remaining));
+            assert!(lasts, "{last} must survive a crash: {listed:?}");
+        }
+        for lease in &leases {
+            keep(&client, lease).await?;
+            free(&client, lease).await?;
+        }
+        let next = take(&client, &claim(&leases[0].name)).await?;
+        assert!(next.token > leases[0].token, "tokens must grow over a crash");
     }
-    // Nothing lies between the last answer and the end.
-    harness.restart(ServerEnd::Crash).await?;
-    until_reached(&client, &leases[0]).await?;
     for (lease, standing) in [(kept, Standing::Kept), (revoked, Standing::Revoked)] {
         let listed = list(&client, lease.name.as_str()).await?;
         let listed: Vec<_> = listed.iter().map(|info| info.standing).collect();
         assert_eq!(listed, [standing], "what was answered as done must survive a crash");
         refuse(&client, &claim(&lease.name)).await?;
-    }
-    for lease in &leases {
-        refuse(&client, &claim(&lease.name)).await?;
-        keep(&client, lease).await?;
-        free(&client, lease).await?;
-        let next = take(&client, &claim(&lease.name)).await?;
-        assert!(next.token > lease.token, "tokens must grow over a crash");
     }
     harness.close().await;
     Ok(())
@@ -126,7 +164,7 @@ async fn cycle(client: &Client, context: &Context, round: usize) -> Outcome {
 }
 
 /// Renews until the client has found its way back: until then every error must say "unavailable".
-async fn until_reached(client: &Client, lease: &database_locks_core::LeaseId) -> Outcome {
+async fn until_reached(client: &Client, lease: &LeaseId) -> Outcome {
     let reached = async {
         loop {
             match renew(client, lease).await {

@@ -75,7 +75,11 @@ pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Ou
         let told = async {
             while let Some(hint) = hints.next().await {
                 if let Wakeup::Released { name, by } = hint {
-                    assert_ne!(by, Releaser::Own, "a hint says that who hears it has released {name}");
+                    assert_ne!(
+                        by,
+                        Releaser::Own,
+                        "a hint says that who hears it has released {name}"
+                    );
                     untold.remove(&name);
                 }
                 if untold.is_empty() {

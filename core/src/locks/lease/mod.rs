@@ -73,10 +73,7 @@ impl Lease {
             clock,
             good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
             holders: AtomicUsize::new(1),
-            known: Mutex::new(Known {
-                state: State::granted(asked_at, &terms),
-                listeners: None,
-            }),
+            known: Mutex::new(Known { state: State::granted(asked_at, &terms), listeners: None }),
             over: Notify::new(),
         }))
     }
@@ -248,7 +245,8 @@ impl Lease {
         if !state.is_over() {
             return state;
         }
-        let Listeners { callbacks, observers } = known.listeners.take().map(|all| *all).unwrap_or_default();
+        let Listeners { callbacks, observers } =
+            known.listeners.take().map(|all| *all).unwrap_or_default();
         drop(known);
         if let Some((observers, since)) = observers {
             self.tell_end(&observers, since, state.phase);
