@@ -50,7 +50,7 @@ async fn programs_of_two_versions_exclude_each_other() {
             _ => {
                 "select outcome from database_locks_lock_change_0(array[$1], array[$2]::text[]::uuid[],
                    array[$3::bigint], array['old'], array[false], array[2147483647], array[2147483647],
-                   array['free'], array[null]::bigint[], 'channel', false)"
+                   array['free'], array[null]::bigint[], 'channel', 'old', false)"
             }
         };
         let attempt = "019ac4d0-0000-7000-8000-000000000000";

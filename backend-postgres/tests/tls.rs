@@ -27,7 +27,10 @@ impl Encrypted {
     async fn connect(&self, host: &str, parameters: &str) -> Result<bool> {
         let label = Uuid::new_v4().to_string();
         let url = self.0.url().replace("@127.0.0.1", &format!("@{host}"));
-        let url = format!("{url}?hostaddr=127.0.0.1&application_name={label}&{parameters}");
+        // More time than anybody needs: some of the processes beside this one may have the machine.
+        let url = format!(
+            "{url}?hostaddr=127.0.0.1&connect_timeout=60&application_name={label}&{parameters}"
+        );
         let backend = PostgresBackend::connect(PostgresConfig::from_url(&url)?).await?;
         let (client, connection) = tokio_postgres::connect(self.0.url(), NoTls).await.unwrap();
         tokio::spawn(connection);

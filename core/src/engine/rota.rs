@@ -9,7 +9,13 @@ use crate::backend::Releaser;
 /// All who listen hear of the same releases in the same order, so that they agree whose turn it is without asking each
 /// other: that of whoever has had the lock least recently. The others hold back a little, for it to get there first.
 #[derive(Debug, Default)]
-pub(crate) struct Rota(Vec<(Releaser, Duration)>);
+pub(crate) struct Rota {
+    releases: Vec<(Releaser, Duration)>,
+    /// Whether a hint told of a release of this process since its last one: who hears of it waited for that.
+    was_awaited: bool,
+    /// Whether that was so at its last one.
+    is_awaited: bool,
+}
 
 /// For how long a release counts. Whoever has not had the lock for so long asks at once.
 pub(crate) const LATELY: Duration = Duration::from_secs(1);
@@ -22,21 +28,32 @@ const TO_WORK: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(200);
 
 impl Rota {
-    /// Hears of a release.
-    pub(crate) fn released(&mut self, by: Releaser, now: Duration) {
-        self.0.retain(|(other, at)| *other != by && now < *at + LATELY);
-        if self.0.len() == MOST {
-            self.0.remove(0);
+    /// A hint tells of a release.
+    pub(crate) fn heard(&mut self, by: Releaser, now: Duration) {
+        self.was_awaited |= by == Releaser::Own;
+        self.add(by, now);
+    }
+
+    /// This process releases the name.
+    pub(crate) fn released(&mut self, now: Duration) {
+        self.is_awaited = std::mem::take(&mut self.was_awaited);
+        self.add(Releaser::Own, now);
+    }
+
+    fn add(&mut self, by: Releaser, now: Duration) {
+        self.releases.retain(|(other, at)| *other != by && now < *at + LATELY);
+        if self.releases.len() == MOST {
+            self.releases.remove(0);
         }
-        self.0.push((by, now));
+        self.releases.push((by, now));
     }
 
     /// How long this process holds back after a release: until those before it have had the lock, which is heard of,
     /// or would have.
     pub(crate) fn pause(&self, round_trip: Duration, now: Duration) -> Duration {
-        let lately = || self.0.iter().filter(|(_, at)| now < *at + LATELY);
+        let lately = || self.releases.iter().filter(|(_, at)| now < *at + LATELY);
         let before = lately().position(|(by, _)| *by == Releaser::Own).unwrap_or_default();
-        let (Some((_, first)), Some((_, last))) = (lately().next(), self.0.last()) else {
+        let (Some((_, first)), Some((_, last))) = (lately().next(), self.releases.last()) else {
             return Duration::ZERO;
         };
         let turns = u32::try_from(lately().count()).unwrap_or(u32::MAX);
@@ -45,10 +62,17 @@ impl Rota {
         each.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX)).min(LONGEST)
     }
 
-    /// Until when this process holds back after its own last release.
-    pub(crate) fn until(&self, round_trip: Duration, now: Duration) -> Option<Duration> {
-        let (_, at) = self.0.iter().find(|(by, _)| *by == Releaser::Own)?;
-        Some(*at + self.pause(round_trip, now)).filter(|until| now < *until)
+    /// Until when this process holds back after its own last release. Who waited for that, and has not had the lock
+    /// lately, is given `theirs`.
+    pub(crate) fn until(
+        &self,
+        round_trip: Duration,
+        theirs: Duration,
+        now: Duration,
+    ) -> Option<Duration> {
+        let (_, at) = self.releases.iter().find(|(by, _)| *by == Releaser::Own)?;
+        let least = if self.is_awaited { theirs } else { Duration::ZERO };
+        Some(*at + self.pause(round_trip, now).max(least)).filter(|until| now < *until)
     }
 }
 
@@ -62,7 +86,7 @@ mod tests {
     fn rota(releases: &[Releaser]) -> Rota {
         let mut rota = Rota::default();
         for by in releases {
-            rota.released(*by, NOW);
+            rota.heard(*by, NOW);
         }
         rota
     }
@@ -89,7 +113,7 @@ mod tests {
         let later = NOW + LATELY;
         assert_eq!(rota.pause(STEP, later - STEP), STEP);
         assert_eq!(rota.pause(STEP, later), Duration::ZERO);
-        rota.released(Releaser::Own, later);
+        rota.released(later);
         assert_eq!(rota.pause(STEP, later), Duration::ZERO);
     }
 
@@ -98,7 +122,7 @@ mod tests {
         let mut rota = Rota::default();
         let turn = Duration::from_millis(3);
         for (turns, by) in [(0, Releaser::Other(1)), (1, Releaser::Other(2)), (2, Releaser::Own)] {
-            rota.released(by, NOW + turn * turns);
+            rota.heard(by, NOW + turn * turns);
         }
         assert_eq!(rota.pause(STEP, NOW + turn * 2), (STEP + turn) * 2);
     }
@@ -107,12 +131,29 @@ mod tests {
     fn many_that_have_gone_cost_little() {
         let mut rota = Rota::default();
         for other in 0..1_000 {
-            rota.released(Releaser::Other(other), NOW);
+            rota.heard(Releaser::Other(other), NOW);
         }
-        rota.released(Releaser::Own, NOW);
+        rota.released(NOW);
         assert_eq!(rota.pause(STEP, NOW), STEP * 63);
         assert_eq!(rota.pause(Duration::from_secs(3), NOW), LONGEST);
-        assert_eq!(rota.until(STEP, NOW + STEP), Some(NOW + STEP * 63));
-        assert_eq!(rota.until(STEP, NOW + STEP * 63), None);
+        let until = |now| rota.until(STEP, Duration::ZERO, now);
+        assert_eq!(until(NOW + STEP), Some(NOW + STEP * 63));
+        assert_eq!(until(NOW + STEP * 63), None);
+    }
+
+    #[test]
+    fn whoever_was_waited_for_lets_others_have_a_turn() {
+        let mut rota = Rota::default();
+        let until_after_release = |rota: &mut Rota, heard| {
+            if heard {
+                rota.heard(Releaser::Own, NOW);
+            }
+            rota.released(NOW);
+            rota.until(STEP, STEP * 5, NOW)
+        };
+        assert_eq!(until_after_release(&mut rota, false), None);
+        assert_eq!(until_after_release(&mut rota, true), Some(NOW + STEP * 5));
+        // Nobody waited any more.
+        assert_eq!(until_after_release(&mut rota, false), None);
     }
 }

@@ -213,8 +213,10 @@ impl WaitQueue {
     /// A hint says that a name was released: its first waiter here asks when the turn is ours.
     pub(crate) fn heard(&mut self, name: &LockName, by: Releaser, now: Duration) {
         let is_told = by != Releaser::Unknown;
-        if is_told && (self.lines.contains_key(name) || self.rotas.contains_key(name)) {
-            self.rotas.entry(name.clone()).or_default().released(by, now);
+        // Nobody here cares about other names.
+        let is_ours = by == Releaser::Own || self.lines.contains_key(name);
+        if is_told && (is_ours || self.rotas.contains_key(name)) {
+            self.rotas.entry(name.clone()).or_default().heard(by, now);
             self.timers.set(Due::Forget(name.clone()), now.saturating_add(LATELY));
         }
         let pause = match self.rotas.get(name).filter(|_| is_told) {
@@ -226,7 +228,7 @@ impl WaitQueue {
 
     /// Until when whoever comes to wait for a name holds back, which this process released just now and others wait for.
     fn turn_of_others(&self, name: &LockName, now: Duration) -> Option<Duration> {
-        self.rotas.get(name)?.until(self.batcher.round_trip(), now)
+        self.rotas.get(name)?.until(self.batcher.round_trip(), self.their_turn(), now)
     }
 
     /// A name may have been released: its first waiter asks, after a pause.
@@ -245,9 +247,9 @@ impl WaitQueue {
 
     /// This process released this name: its first waiter here asks at once, unless it is the turn of others.
     pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
-        let until = now.saturating_add(self.turns().theirs + self.batcher.round_trip() * 2);
+        let until = now.saturating_add(self.their_turn());
         if let Some(rota) = self.rotas.get_mut(name) {
-            rota.released(Releaser::Own, now);
+            rota.released(now);
         }
         match self.lines.get_mut(name) {
             Some(line) if line.stands_back == Some(Duration::MAX) => {
@@ -814,6 +816,11 @@ impl WaitQueue {
             Exit::Other if self.is_asking(head) => {}
             Exit::Other => self.ask(head, now),
         }
+    }
+
+    /// How long it takes others to hear of a release, and to ask.
+    fn their_turn(&self) -> Duration {
+        self.turns().theirs + self.batcher.round_trip() * 2
     }
 
     fn turns(&self) -> &'static Turns {

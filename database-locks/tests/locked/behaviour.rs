@@ -287,10 +287,10 @@ async fn locks_may_be_made_for_one_call() {
         Ok(locks())
     }
 
-    #[locked("once", with = connect().await?, ttl = "100ms", lease = lease)]
+    #[locked("once", with = connect().await?, ttl = "1s", lease = lease)]
     async fn once() -> Result<(), Error> {
         // Twice the TTL, so that only a lease that is renewed outlives it.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         Ok(lease.check()?)
     }
 
