@@ -28,16 +28,22 @@ struct Far {
     hints: bool,
     /// How long a hint is on its way.
     late: Duration,
+    /// Each round trip takes up to so much longer.
+    jitter: Duration,
 }
 
 impl Far {
     fn new(hints: bool) -> Arc<Self> {
-        Self::on(MemoryBackend::new(), hints, Duration::ZERO)
+        Self::on(MemoryBackend::new(), hints, Duration::ZERO, Duration::ZERO)
     }
 
-    fn on(store: MemoryBackend, hints: bool, late: Duration) -> Arc<Self> {
+    fn on(store: MemoryBackend, hints: bool, late: Duration, jitter: Duration) -> Arc<Self> {
         let [calls, claims, releases] = [0; 3].map(AtomicUsize::new);
-        Arc::new(Self { store, calls, claims, releases, hints, late })
+        Arc::new(Self { store, calls, claims, releases, hints, late, jitter })
+    }
+
+    async fn round_trip(&self) {
+        sleep(ROUND_TRIP + self.jitter.mul_f64(fastrand::f64())).await;
     }
 
     fn locks(self: &Arc<Self>) -> Locks {
@@ -60,7 +66,7 @@ impl LockBackend for Far {
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.claims.fetch_add(claims.len(), Ordering::Relaxed);
-        sleep(ROUND_TRIP).await;
+        self.round_trip().await;
         self.store.acquire(claims).await
     }
 
@@ -70,7 +76,7 @@ impl LockBackend for Far {
 
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
         self.releases.fetch_add(releases.len(), Ordering::Relaxed);
-        sleep(ROUND_TRIP).await;
+        self.round_trip().await;
         self.store.release(releases).await
     }
 
@@ -311,10 +317,10 @@ async fn long_permits_that_end_one_by_one_are_taken_up_at_once() {
 #[tokio::test(start_paused = true)]
 async fn processes_take_turns() {
     const PROCESSES: usize = 6;
-    for (late, work) in [(0, 3), (15, 20)] {
+    for (late, work) in [(0, 3), (5, 3)] {
         let [late, work] = [late, work].map(Duration::from_millis);
         let store = MemoryBackend::new();
-        let locks = || Far::on(store.clone(), true, late).locks();
+        let locks = || Far::on(store.clone(), true, late, ROUND_TRIP / 2).locks();
         let turns = Arc::new(Mutex::new(Vec::new()));
         let mut processes = JoinSet::new();
         // All of them have to wait, and hear of the others.
@@ -338,7 +344,7 @@ async fn processes_take_turns() {
         }
         let turns = turns.lock().expect("the turns");
         // At first nobody knows of the others.
-        for round in turns[PROCESSES * 2..].windows(PROCESSES * 2) {
+        for round in turns[PROCESSES * 4..].windows(PROCESSES * 4) {
             for process in 0..PROCESSES {
                 assert!(round.contains(&process), "{process} had no turn in {round:?}, {late:?}");
             }

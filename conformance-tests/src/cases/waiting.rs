@@ -50,14 +50,17 @@ pub(crate) async fn released_lock_wakes_a_waiter_promptly(context: Context) -> O
 
 pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Outcome {
     let (here, there) = (context.client().await?, context.client().await?);
-    let Some(mut hints) = there.wakeups().await? else {
+    let (Some(mut hints), Some(mut own_hints)) = (there.wakeups().await?, here.wakeups().await?)
+    else {
         return Err(Stop::Skipped("the backend has no hints".to_owned()));
     };
-    // Where something is in between that lets no hint through, none is waited for.
-    let listening = hints.next();
-    let Ok(Some(Wakeup::Listening)) = tokio::time::timeout(PATIENCE, listening).await else {
-        return Err(Stop::Skipped("no hints were seen to arrive".to_owned()));
-    };
+    for hints in [&mut hints, &mut own_hints] {
+        // Where something is in between that lets no hint through, none is waited for.
+        let listening = hints.next();
+        let Ok(Some(Wakeup::Listening)) = tokio::time::timeout(PATIENCE, listening).await else {
+            return Err(Stop::Skipped("no hints were seen to arrive".to_owned()));
+        };
+    }
     // A large batch may be decided in another way than a single item.
     for (text, keep, size) in [("freed", false, 1), ("kept", true, 1), ("freed", false, 5)] {
         let mut releases = Vec::new();
@@ -71,24 +74,28 @@ pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Ou
             });
         }
         assert_eq!(here.release(&releases).await?, vec![Released::Done; size]);
-        let mut untold: BTreeSet<_> = releases.into_iter().map(|r| r.lease.name).collect();
-        let told = async {
-            while let Some(hint) = hints.next().await {
-                if let Wakeup::Released { name, by } = hint {
-                    assert_ne!(
-                        by,
-                        Releaser::Own,
-                        "a hint says that who hears it has released {name}"
-                    );
-                    untold.remove(&name);
+        for (hints, is_own) in [(&mut hints, false), (&mut own_hints, true)] {
+            let mut untold: BTreeSet<_> = releases.iter().map(|r| r.lease.name.clone()).collect();
+            let told = async {
+                while let Some(hint) = hints.next().await {
+                    if let Wakeup::Released { name, by } = hint
+                        && untold.remove(&name)
+                    {
+                        let is_true = match by {
+                            Releaser::Own => is_own,
+                            Releaser::Other(_) => !is_own,
+                            _ => true,
+                        };
+                        assert!(is_true, "{name} was released by another client than {by:?}");
+                    }
+                    if untold.is_empty() {
+                        return;
+                    }
                 }
-                if untold.is_empty() {
-                    return;
-                }
-            }
-            panic!("the stream of hints ended");
-        };
-        soon(&format!("hints tell of {size} that were {text}"), told).await;
+                panic!("the stream of hints ended");
+            };
+            soon(&format!("hints tell of {size} that were {text}"), told).await;
+        }
     }
     Ok(())
 }

@@ -684,16 +684,17 @@ pub enum Wakeup {
 
 /// Who released a name, as far as a hint tells.
 ///
-/// Where hints reach all that listen in one order and tell this, processes that wait for a name take turns: whoever has had
-/// the lock least recently asks first.
+/// Where hints tell this, and reach all that listen in one order, those that listened on the releases they caused themselves
+/// included, processes that wait for a lock take turns: whoever has had it least recently asks first. Engines that share a
+/// backend count as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Releaser {
     /// Nobody knows. All that wait ask at once.
     Unknown,
-    /// The backend itself whose hint this is.
+    /// The backend whose [`wakeups`](LockBackend::wakeups) these are.
     Own,
-    /// Another one, which is told from others by a number of its own.
+    /// Another one, by a number that no two of them have, and that stays as long as it lives: 64 random bits, say.
     Other(u64),
 }
 

@@ -11,14 +11,14 @@ use crate::words::duration::parse_duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Retry {
-    /// At once when a release is heard of, and otherwise with a back-off that suits the backend:
+    /// When a release is heard of, at once or when it is this process's turn, and otherwise with a back-off that suits the backend:
     /// quick at first, slower while hints arrive or many names are waited for. Where there are no hints, a wait of a
     /// second hears of a release within some 25 ms, and a longer one within a fortieth of its length, or a quarter of a
     /// second if that is less.
     #[default]
     Adaptive,
-    /// At this interval, at least 1 ms; and at once when a release is heard of, which is sure for intervals of up to
-    /// 10 s.
+    /// At this interval, at least 1 ms; and when a release is heard of, at once or when it is this process's turn, which is
+    /// sure for intervals of up to 10 s.
     Every(Duration),
     /// Never: the request asks once.
     Never,

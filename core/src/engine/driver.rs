@@ -292,6 +292,7 @@ impl Driver {
         if is_ours && self.waiting.hand_over(id, ours_since, now) {
             self.handing_over.insert(id.attempt, given_back);
         } else {
+            self.waiting.gives_back(&id.name, now);
             self.releases.enter(given_back, false, now);
         }
     }

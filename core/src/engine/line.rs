@@ -25,6 +25,8 @@ pub(crate) struct Line {
     /// The last lease that was given back here while somebody stood in this line, and since when the lock had gone from one to
     /// the next here: if nobody else has had it since, whoever has it next continues.
     pub(crate) ours: Option<(Token, Duration)>,
+    /// Until when its head holds back for processes that have not had the lock as lately. It asks at once where that has passed.
+    pub(crate) holds_back: Option<Duration>,
     /// Until when its head lets others than this process have a turn: without end while the lock is being released.
     pub(crate) stands_back: Option<Duration>,
 }

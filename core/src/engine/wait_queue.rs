@@ -32,8 +32,6 @@ use crate::words::name::LockName;
 /// How many at most ask together once others have the lock, and how many for each of these.
 const FOLLOWERS: usize = 256;
 const MORE: usize = 4;
-/// Whoever waits for no longer than this asks at once, whoever's turn it is.
-const HURRY: Duration = Duration::from_millis(100);
 /// How soon to look again whether what is over has been answered.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -73,7 +71,7 @@ pub(crate) struct WaitQueue {
     /// Counts the claims, so that they leave in their order.
     asked: u64,
     listening: bool,
-    /// Whether anybody who asked has had to wait.
+    /// Whether anybody has had to wait.
     was_busy: bool,
     closing: bool,
     /// What has become of hand-overs, for the driver to hear.
@@ -156,7 +154,6 @@ impl WaitQueue {
 
     pub(crate) fn enter(&mut self, request: Box<Request>, now: Duration) {
         let (id, retry) = (request.id, request.retry);
-        let is_patient = request.timeout.is_none_or(|timeout| timeout > HURRY);
         if let Some(timeout) = request.timeout {
             self.timers.set(Due::GiveUp(id), now.saturating_add(timeout));
         }
@@ -179,21 +176,22 @@ impl WaitQueue {
         let (before, behind) = (line.order.last_entry().map(|last| *last.get()), line.order.len());
         pending.place = Some(line.join(id, &pending.request));
         let soon = pace.next_ask(line.quickest(), line.asks, &Busy::default(), now, 0.5);
-        let soon = line.stands_back.map_or(soon, |until| soon.max(until));
+        let soon = line.stands_back.max(line.holds_back).map_or(soon, |until| soon.max(until));
+        let is_held_back = line.holds_back.is_some_and(|until| now < until);
         self.pending.insert(id, pending);
-        let goes_along = match before {
-            None => true,
-            Some(before) => self.goes_along(id, behind) && self.is_asking(before),
-        };
+        let goes_along =
+            before.is_some_and(|before| self.goes_along(id, behind) && self.is_asking(before));
+        if before.is_none() {
+            let rota = self.rotas.get(&name);
+            let theirs = self.their_turn();
+            let until = rota.and_then(|rota| rota.until(self.batcher.round_trip(), theirs, now));
+            return self.ask_in_turn(&name, until, now);
+        }
         if goes_along {
-            let turn = match before {
-                None if is_patient => self.turn_of_others(&name, now),
-                _ => None,
-            };
-            return match turn {
-                Some(until) => self.timers.set(Due::Turn(name), until),
-                None => self.ask(id, now),
-            };
+            return self.ask(id, now);
+        }
+        if is_held_back && self.is_in_a_hurry(id, soon) {
+            return self.ask_in_turn(&name, None, now);
         }
         // A line is as quick as the quickest who stands in it.
         let due = Due::Turn(name);
@@ -219,44 +217,64 @@ impl WaitQueue {
             self.rotas.entry(name.clone()).or_default().heard(by, now);
             self.timers.set(Due::Forget(name.clone()), now.saturating_add(LATELY));
         }
-        let pause = match self.rotas.get(name).filter(|_| is_told) {
-            Some(rota) => rota.pause(self.batcher.round_trip(), now),
-            None => Duration::ZERO,
-        };
-        self.wake(name, pause, now);
+        let until = self.rotas.get(name).filter(|_| is_told).and_then(|rota| {
+            let pause = rota.pause(self.batcher.round_trip(), now);
+            (!pause.is_zero()).then(|| now.saturating_add(pause))
+        });
+        self.wake(name, until, now);
     }
 
-    /// Until when whoever comes to wait for a name holds back, which this process released just now and others wait for.
-    fn turn_of_others(&self, name: &LockName, now: Duration) -> Option<Duration> {
-        self.rotas.get(name)?.until(self.batcher.round_trip(), self.their_turn(), now)
-    }
-
-    /// A name may have been released: its first waiter asks, after a pause.
-    fn wake(&mut self, name: &LockName, pause: Duration, now: Duration) {
+    /// A name may have been released: its first waiter asks when it may.
+    fn wake(&mut self, name: &LockName, until: Option<Duration>, now: Duration) {
         let Some(line) = self.lines.get_mut(name) else { return };
         if line.stands_back.is_some_and(|until| now < until) {
             return;
         }
         line.asks = 0;
-        match line.head() {
-            Some(head) if pause.is_zero() => self.ask(head, now),
-            Some(_) => self.timers.set(Due::Turn(name.clone()), now.saturating_add(pause)),
-            None => {}
+        // However many come in between, nobody holds back for longer than they were to at first.
+        let before = line.holds_back.filter(|before| now < *before);
+        let until = until.map(|until| before.map_or(until, |before| before.min(until)));
+        self.ask_in_turn(name, until, now);
+    }
+
+    /// Lets the head of a line ask now, or hold back until then if it wants all of the lock and has the time.
+    fn ask_in_turn(&mut self, name: &LockName, until: Option<Duration>, now: Duration) {
+        let Some(line) = self.lines.get(name) else { return };
+        let Some(head) = line.head() else { return };
+        let share = self.pending.get(&head).map(|pending| pending.request.claim.share);
+        let takes_all = share.is_some_and(|share| share.is_exclusive());
+        let until = until.filter(|until| takes_all && !self.is_in_a_hurry(head, *until));
+        if let Some(line) = self.lines.get_mut(name) {
+            line.holds_back = until;
+        }
+        match until {
+            Some(until) => self.timers.set(Due::Turn(name.clone()), until),
+            None => self.ask(head, now),
+        }
+    }
+
+    /// Whether somebody may not wait long enough to ask again after `until`.
+    fn is_in_a_hurry(&self, id: RequestId, until: Duration) -> bool {
+        let gives_up = self.timers.get(&Due::GiveUp(id));
+        gives_up.is_some_and(|gives_up| gives_up < until.saturating_add(self.their_turn()))
+    }
+
+    /// This process gives this name back, and hands it over to nobody here.
+    pub(crate) fn gives_back(&mut self, name: &LockName, now: Duration) {
+        if let Some(rota) = self.rotas.get_mut(name) {
+            rota.gives_back(now);
         }
     }
 
     /// This process released this name: its first waiter here asks at once, unless it is the turn of others.
     pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
         let until = now.saturating_add(self.their_turn());
-        if let Some(rota) = self.rotas.get_mut(name) {
-            rota.released(now);
-        }
         match self.lines.get_mut(name) {
             Some(line) if line.stands_back == Some(Duration::MAX) => {
                 line.stands_back = Some(until);
                 self.timers.set(Due::Turn(name.clone()), until);
             }
-            _ => self.wake(name, Duration::ZERO, now),
+            _ => self.wake(name, None, now),
         }
     }
 
@@ -280,6 +298,8 @@ impl WaitQueue {
             return false;
         }
         line.ours = Some((lease.token, ours_since));
+        // Hints make the turns of others shorter.
+        self.was_busy = true;
         if !self.hands_over || self.closing || is_in_flight {
             return false;
         }
@@ -305,13 +325,16 @@ impl WaitQueue {
     pub(crate) fn wake_all(&mut self, now: Duration) {
         let names: Vec<LockName> = self.lines.keys().cloned().collect();
         for name in &names {
-            self.wake(name, Duration::ZERO, now);
+            self.wake(name, None, now);
         }
     }
 
     /// Whether hints of a release arrive.
     pub(crate) fn set_listening(&mut self, listening: bool, now: Duration) {
         self.listening = listening;
+        if !listening {
+            self.rotas.clear();
+        }
         // Whoever settled into the slow pace of the better times asks now.
         self.wake_all(now);
     }
@@ -726,12 +749,16 @@ impl WaitQueue {
             return;
         }
         let busy = line.busy.clone().unwrap_or_default();
-        let again = pace.next_ask(line.quickest(), line.asks, &busy, now, jitter);
-        line.asks = line.asks.saturating_add(1);
-        let due = Due::Turn(name.clone());
-        // A hint that came meanwhile may have set an earlier one.
-        let again = self.timers.get(&due).map_or(again, |turn| turn.min(again));
-        self.timers.set(due, again);
+        let again = match line.holds_back.filter(|until| now < *until) {
+            // A hint came meanwhile.
+            Some(until) => until,
+            None => {
+                let again = pace.next_ask(line.quickest(), line.asks, &busy, now, jitter);
+                line.asks = line.asks.saturating_add(1);
+                again
+            }
+        };
+        self.timers.set(Due::Turn(name.clone()), again);
     }
 
     fn give_up(&mut self, id: RequestId, now: Duration) {
@@ -802,7 +829,7 @@ impl WaitQueue {
         match exit {
             // A release will tell. Until then it asks in its turn.
             Exit::Granted => {
-                (line.asks, line.busy) = (0, None);
+                (line.asks, line.busy, line.holds_back) = (0, None, None);
                 self.rest(name, now);
             }
             // The release that is on its way, or a timer, says when.
