@@ -135,8 +135,10 @@ pub trait Harness: Send + Sync + 'static {
     /// [restarted](Self::restart).
     ///
     /// Enables `fencing::tokens_grow_over_a_restart`,
-    /// `connections::leases_survive_a_server_restart` and
-    /// `connections::grants_survive_a_crash_of_the_server`.
+    /// `connections::leases_survive_a_server_restart`,
+    /// `connections::grants_survive_a_crash_of_the_server`,
+    /// `connections::renewals_survive_a_crash_of_the_server` and
+    /// `connections::shares_survive_a_crash_of_the_server`.
     async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
         Err(Stop::lacks("restartable"))
     }

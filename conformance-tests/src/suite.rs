@@ -197,6 +197,8 @@ macro_rules! __for_all_cases {
                 session_settings_do_not_leak_to_the_next_user,
                 leases_survive_a_server_restart,
                 grants_survive_a_crash_of_the_server,
+                renewals_survive_a_crash_of_the_server,
+                shares_survive_a_crash_of_the_server,
             }
             inspection {
                 list_finds_by_prefix,

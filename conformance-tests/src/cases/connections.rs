@@ -83,6 +83,24 @@ pub(crate) async fn leases_survive_a_server_restart(context: Context) -> Outcome
 }
 
 pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Outcome {
+    survive_a_crash(&context, &[("one grant", 1, false, false), ("many grants", 5, false, false)])
+        .await
+}
+
+pub(crate) async fn renewals_survive_a_crash_of_the_server(context: Context) -> Outcome {
+    survive_a_crash(&context, &[("many renewals", 5, false, true)]).await
+}
+
+pub(crate) async fn shares_survive_a_crash_of_the_server(context: Context) -> Outcome {
+    context.client_with_shares().await?;
+    let kinds = [("many shares", 5, true, false), ("renewals of many shares", 5, true, true)];
+    survive_a_crash(&context, &kinds).await
+}
+
+/// Crashes the server for each kind of last answer: its name, how many leases, whether they are shares, whether renewed.
+///
+/// A large batch may be written in another way than a single item.
+async fn survive_a_crash(context: &Context, kinds: &[(&str, usize, bool, bool)]) -> Outcome {
     let harness = context.harness().restartable().await?;
     let client = harness.client().await?;
     let kept = take(&client, &claim(&context.name("kept"))).await?;
@@ -90,17 +108,7 @@ pub(crate) async fn grants_survive_a_crash_of_the_server(context: Context) -> Ou
     for end in [Release::keep(kept.clone(), LONG * 2), Release::revoke(revoked.clone())] {
         assert_eq!(client.release(&[end]).await?, [Released::Done]);
     }
-    // A large batch may be written in another way than a single item.
-    for (last, count, is_shared, is_renewed) in [
-        ("one grant", 1, false, false),
-        ("many grants", 5, false, false),
-        ("many renewals", 5, false, true),
-        ("many shares", 5, true, false),
-        ("renewals of many shares", 5, true, true),
-    ] {
-        if is_shared && !client.capabilities().shares {
-            continue;
-        }
+    for &(last, count, is_shared, is_renewed) in kinds {
         let names = (0..count).map(|i| context.name(&format!("{last} {i}")));
         let mut claims: Vec<Claim> = names.map(|name| claim(&name)).collect();
         for claim in &mut claims {
