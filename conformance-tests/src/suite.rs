@@ -14,8 +14,8 @@ use crate::cases::stress;
 use crate::context::Context;
 use crate::harness::{Harness, Outcome, Stop};
 
-/// How long a case may take before it counts as stuck. The slowest takes seconds.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a case may take before it counts as stuck. The slowest restart a cluster several times.
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// Hands the list of all cases to the macro `$callback`, after `$arguments`.
 #[doc(hidden)]
