@@ -684,9 +684,9 @@ pub enum Wakeup {
 
 /// Who released a name, as far as a hint tells.
 ///
-/// Where hints tell this, and reach all that listen in one order, those that listened on the releases they caused themselves
-/// included, processes that wait for a lock take turns: whoever has had it least recently asks first. Engines that share a
-/// backend count as one.
+/// Where hints tell this, processes that wait for a lock take turns: whoever has had it least recently asks first. For that
+/// all that listen have to hear the same releases in the same order, each its own among them. Engines that share a backend
+/// count as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Releaser {
