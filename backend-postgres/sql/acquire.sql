@@ -60,29 +60,8 @@ begin
     with asked as (
       select * from unnest(names, attempts, owners, explicits, capacities, ttls, graces, datas) with ordinality
         as u(name, attempt, owner, explicit, capacity, ttl, grace, data, item)
-    ), free as (
-      select l.id, a.*
-      from asked a join {lock} l on l.name = a.name
-      where l.lease_expires_at is not distinct from l.expires_at
-        and l.attempt <> a.attempt
-        and (l.expires_at is null or l.expires_at <= clock_timestamp() - a.grace * interval '1 microsecond')
-        and (l.waiting_until > clock_timestamp() and l.waiting_weight > a.capacity) is not true
-      order by a.item
-      for update of l skip locked
-    ), granted as (
-      update {lock} l
-      set locked_by = f.owner, attempt = f.attempt, explicit_owner = f.explicit, capacity = f.capacity,
-          token = greatest(l.token + 1, (extract(epoch from n.at) * 1000000)::bigint),
-          acquired_at = n.at, touched_at = n.at, expires_at = n.until, lease_expires_at = n.until,
-          waiting_weight = case when l.waiting_weight > f.capacity then l.waiting_weight else 0 end,
-          standing = {held}, data = f.data
-      from free f,
-           lateral (select c.at, case when f.ttl is null then {never}
-                                      else c.at + f.ttl * interval '1 microsecond' end as until
-                    from (select case when f.id is not null then clock_timestamp() end as at) c) n
-      where l.id = f.id
-      returning f.item, l.token
-    )
+    ),
+    {grant_free}
     select array_agg(g.item), array_agg(g.token) into granted_items, granted_tokens from granted g;
     verdict := 'granted';
     for i in 1 .. coalesce(cardinality(granted_items), 0) loop

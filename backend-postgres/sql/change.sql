@@ -42,25 +42,8 @@ begin
     with asked as (
       select * from unnest(names, attempts, tokens, owners, explicits, hows, micros) with ordinality
         as u(name, attempt, token, owner, explicit, how, span, item)
-    ), held as (
-      select l.id, a.item, a.how, a.span, a.how = 'renew' or l.expires_at >= {never} as lasts,
-             a.how = 'free' and l.waiting_until > clock_timestamp() as is_waited_for
-      from asked a join {lock} l on l.name = a.name
-      where l.attempt = a.attempt and l.token = a.token and l.locked_by = a.owner
-        and l.explicit_owner = a.explicit and l.lease_expires_at = l.expires_at
-        and l.expires_at > clock_timestamp() and l.standing = {held}
-      order by a.item
-      for no key update of l skip locked
-    ), done as (
-      update {lock} l
-      set expires_at = n.until, lease_expires_at = n.until, touched_at = n.at
-      from held d,
-           lateral (select c.at, case when d.how = 'renew'
-                                      then coalesce(c.at + d.span * interval '1 microsecond', {never}) end as until
-                    from (select case when d.id is not null then clock_timestamp() end as at) c) n
-      where l.id = d.id
-      returning d.item, l.name, d.lasts, d.is_waited_for
-    )
+    ),
+    {change_held}
     select array_agg(d.item), coalesce(bool_or(d.lasts), false),
            array_agg(d.name) filter (where d.is_waited_for)
     into done_items, durable, freed

@@ -33,6 +33,8 @@ pub struct PostgresBackend {
     statements: Statements,
     /// Whether statements need explicit transactions, because the sessions' defaults are hostile.
     guarded: AtomicBool,
+    /// Whether the user may use the table, and not only the functions.
+    has_table: AtomicBool,
 }
 
 impl PostgresBackend {
@@ -92,6 +94,7 @@ impl PostgresBackend {
         })?;
         let tables = config.tables_in(schema);
         Ok(Self {
+            has_table: AtomicBool::new(get(row, 3)?),
             statements: Statements::new(&tables),
             guarded: AtomicBool::new(!friendly),
             client: Uuid::new_v4().as_u64_pair().0.to_string(),
@@ -126,7 +129,10 @@ impl PostgresBackend {
                     (&self.statements.functions, Type::TEXT_ARRAY),
                 ];
                 let rows = client.query_typed(self.statements.is_migrated, wanted).await?;
-                if rows.first().is_some_and(|row| row.get(0)) {
+                if let Some(row) = rows.first()
+                    && row.get(0)
+                {
+                    self.has_table.store(row.get(1), Ordering::Relaxed);
                     return Ok(());
                 }
                 // Whoever owns a schema need not have the right to make one.
@@ -136,7 +142,9 @@ impl PostgresBackend {
                     false => sql::make_schema(&self.tables),
                 };
                 let (migrate, rest) = (sql::MIGRATE, &self.statements.schema);
-                client.batch_execute(&format!("{migrate}{make_schema}{rest}")).await
+                client.batch_execute(&format!("{migrate}{make_schema}{rest}")).await?;
+                self.has_table.store(true, Ordering::Relaxed);
+                Ok(())
             })
             .await
             .map_err(|error| match error::is_row_locked(&error) {
@@ -184,7 +192,14 @@ impl PostgresBackend {
             (&patient, Type::BOOL),
         ];
         let connection = self.connections.shared().await?;
-        match self.query(connection, &self.statements.acquire, parameters).await {
+        let statement = match claims {
+            [one] if one.share.is_exclusive() && one.replaces.is_none() => {
+                self.at_once(&connection, &self.statements.acquire_one)
+            }
+            _ => None,
+        };
+        let statement = statement.unwrap_or(&self.statements.acquire);
+        match self.query(connection, statement, parameters).await {
             Ok(rows) => in_order(&order, &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
                 if let Verdict::Granted(_) = verdict {
@@ -241,7 +256,14 @@ impl PostgresBackend {
             Verb::Renew => ("renew", self.connections.for_renewals().await?),
             Verb::Release => ("release", self.connections.shared().await?),
         };
-        match self.query(connection, &self.statements.change, parameters).await {
+        let statement = match changes {
+            [one] if one.lease.share.is_exclusive() && matches!(one.how, "renew" | "free") => {
+                self.at_once(&connection, &self.statements.change_one)
+            }
+            _ => None,
+        };
+        let statement = statement.unwrap_or(&self.statements.change);
+        match self.query(connection, statement, parameters).await {
             Ok(rows) => in_order(&order, &rows, Changed::Skipped, |row, i| {
                 changed(row, &changes[i].lease.name)
             }),
@@ -275,6 +297,13 @@ impl PostgresBackend {
             }
         }
         Ok(changed)
+    }
+
+    /// The statement that need not go through a function, if it may be used and is worth it: to plan it costs more
+    /// than the function does.
+    fn at_once<'a>(&self, connection: &InUse, statement: &'a str) -> Option<&'a str> {
+        let may = self.has_table.load(Ordering::Relaxed) && connection.plans_once();
+        may.then_some(statement)
     }
 
     /// Runs one statement in one round trip.

@@ -50,8 +50,8 @@
 //!
 //! The first words on a connection find out whether the server sees the very addresses and ports that
 //! the connection has here. Then nothing is in between, and the session is ours alone: its statements
-//! are prepared, what is given up is cancelled on the server, and `statement_timeout` is set to 10 s for
-//! what cannot be cancelled. On any other connection no setting of the session is changed beyond the
+//! are prepared, and planned as for large tables, what is given up is cancelled on the server, and
+//! `statement_timeout` is set to 10 s for what cannot be cancelled. On any other connection no setting of the session is changed beyond the
 //! statement or transaction that needs it: behind a pooler, give the role a `statement_timeout` yourself.
 //!
 //! # Tables and rights
@@ -71,7 +71,9 @@
 //! and, on a table that Django made with a serial key, `usage` on its sequence.
 //!
 //! The functions' names end in a version, so that old and new programs work on one database at once: a
-//! program makes and calls its own. Where a user must not touch the tables otherwise, let the functions
+//! program makes and calls its own. On connections of its own a program whose user has rights on the tables asks for a
+//! single whole lock, its renewal and its release by plain statements, which cost the server a third of the function; these
+//! call the function where the lock is not free or its lease not alive. Where a user must not touch the tables otherwise, let the functions
 //! act with the rights of their owner:
 //!
 //! ```sql

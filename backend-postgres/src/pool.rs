@@ -106,6 +106,13 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
+    /// Whether a statement is planned once in its session, for tables of any size.
+    pub(crate) fn plans_once(&self) -> bool {
+        let is_direct =
+            |session: &Session| session.link.as_ref().is_some_and(|l| l.direct.is_some());
+        self.object.as_ref().is_some_and(|session| session.prepares && is_direct(session))
+    }
+
     /// Runs a request and gives the connection back, unless the request broke it.
     pub(crate) async fn run<T>(
         mut self,

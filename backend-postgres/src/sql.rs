@@ -40,26 +40,39 @@ pub(crate) const MIN_SERVER_VERSION: i32 = 120_000;
 
 /// The first words on a connection: whether it takes no writes, and whether it has the very ends that we
 /// opened, `$1` and `$2` ours, `$3` and `$4` the server's, so that the session is ours alone. Then it is
-/// also bounded, since a server that waits for a lock does not notice that its client has gone.
+/// also bounded, since a server that waits for a lock does not notice that its client has gone, and its
+/// statements are planned for tables of any size, since they are prepared while these are small.
 pub(crate) const MEET: &str = "\
 select m.is_read_only, m.is_direct,
-       case when m.is_direct then set_config('statement_timeout', '10s', false) end
+       case when m.is_direct then set_config('statement_timeout', '10s', false)
+                                  || set_config('enable_seqscan', 'off', false) end
 from (select current_setting('transaction_read_only') = 'on' as is_read_only,
              coalesce((host(inet_client_addr()), inet_client_port()) = ($1, $2)
                       and (host(inet_server_addr()), inet_server_port()) = ($3, $4), false)
                as is_direct
       offset 0) m";
 
-/// What a session's own defaults are, which server this is, and where the table is or would be made.
-/// `$1` the lock table, as a name that `search_path` finds.
-pub(crate) const INSPECT: &str = "\
+/// Whether the user may use the lock table, `$1`, and not only the functions.
+macro_rules! may_use_table {
+    () => {
+        "coalesce(has_table_privilege(to_regclass($1), 'select')
+                  and has_table_privilege(to_regclass($1), 'update'), false)"
+    };
+}
+
+/// What a session's own defaults are, which server this is, where the table is or would be made, and what
+/// the user may do. `$1` the lock table, as a name that `search_path` finds.
+pub(crate) const INSPECT: &str = concat!(
+    "\
 select current_setting('server_version_num')::int,
        current_setting('default_transaction_isolation') = 'read committed'
        and not exists (
          select from pg_settings
          where name = 'statement_timeout' and setting::bigint between 1 and 4999),
        coalesce((select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 where c.oid = to_regclass($1)), current_schema())::text";
+                 where c.oid = to_regclass($1)), current_schema())::text, ",
+    may_use_table!()
+);
 
 /// Opens a transaction in which no default of the session counts.
 pub(crate) const BEGIN: &str = "\
@@ -109,7 +122,8 @@ fn standing(standing: Standing) -> String {
 const VERSION: u32 = 1;
 
 /// The columns that the functions use, newest last. What `tables.sql` makes must be listed here too.
-const IS_MIGRATED: &str = "\
+const IS_MIGRATED: &str = concat!(
+    "\
 select (select count(*) from pg_attribute
         where attrelid = to_regclass($1) and not attisdropped
           and attname in ('attempt', 'token', 'explicit_owner', 'capacity', 'acquired_at',
@@ -120,7 +134,9 @@ select (select count(*) from pg_attribute
           and attname in ('name', 'attempt', 'token', 'locked_by', 'explicit_owner', 'weight',
                           'capacity', 'acquired_at', 'expires_at', 'touched_at', 'standing', 'data')) = 12
    and (select count(*) from unnest($3::text[]) f where to_regproc(f) is not null)
-         = cardinality($3::text[])";
+         = cardinality($3::text[]), ",
+    may_use_table!()
+);
 
 /// The statements for one pair of tables.
 #[derive(Debug)]
@@ -130,10 +146,14 @@ pub(crate) struct Statements {
     /// to `$14` attempts, tokens, owners and whether these are explicit of the leases whose places are taken, `$15` whether to
     /// wait a moment for rows that are locked.
     pub(crate) acquire: String,
+    /// As `acquire`, of one whole lock, and at once where it is free: for sessions of ours whose user has rights on the table.
+    pub(crate) acquire_one: String,
     /// Extends or ends leases: `$1` names, `$2` attempts, `$3` tokens, `$4` owners, `$5` whether
     /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
     /// hints, `$11` who releases, for these, `$12` as the last of `acquire`.
     pub(crate) change: String,
+    /// As `change`, of one whole lock that is renewed or freed, and at once where its lease lives.
+    pub(crate) change_one: String,
     /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit, `$5` what comes after
     /// all that starts with the prefix.
     pub(crate) list: String,
@@ -141,7 +161,7 @@ pub(crate) struct Statements {
     pub(crate) clean_up: String,
     /// Makes tables and functions, or adds what is missing. Each statement may be repeated.
     pub(crate) schema: String,
-    /// Whether all of that is there: `$1` and `$2` the tables, `$3` the functions.
+    /// Whether all of that is there, and whether the user may use the lock table: `$1` and `$2` the tables, `$3` the functions.
     pub(crate) is_migrated: &'static str,
     /// What [`is_migrated`](Self::is_migrated) looks for.
     pub(crate) functions: Vec<String>,
@@ -153,6 +173,8 @@ impl Statements {
             .map(|verb| (verb, tables.qualified(&format!("_{verb}_{VERSION}"))));
         let named = |sql: &str| {
             let mut sql = sql
+                .replace("{grant_free}", include_str!("../sql/grant_free.sql"))
+                .replace("{change_held}", include_str!("../sql/change_held.sql"))
                 .replace("{lock}", &tables.lock())
                 .replace("{share}", &tables.share())
                 .replace("{never}", NEVER)
@@ -178,9 +200,11 @@ impl Statements {
             acquire: named(
                 "select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             ),
+            acquire_one: named(include_str!("../sql/acquire_one.sql")),
             change: named(
                 "select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             ),
+            change_one: named(include_str!("../sql/change_one.sql")),
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             schema: named(&schema.join("\n")),

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use common::{Store, ask, claim, hold};
 use database_locks_core::{
-    ErrorKind, LeaseId, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Share, Ttl,
-    Verdict,
+    Error, ErrorKind, LeaseId, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Share,
+    Ttl, Verdict,
 };
 use database_locks_postgres::deadpool_postgres::Connect;
-use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
+use database_locks_postgres::{PostgresBackend, PostgresConfig, Prepare, schema_sql};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
@@ -120,6 +120,37 @@ async fn lock_user_may_have_the_right_to_execute_alone() {
     let error = backend.list(&ListQuery::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
     client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn plain_statement_does_without_a_function_what_nothing_is_in_the_way_of() {
+    let (store, backend) = Store::migrated().await;
+    let first = hold(&backend, &claim("x")).await;
+    assert_eq!(release(&backend, &first).await, Released::Done);
+    let client = store.client().await;
+    for verb in ["acquire", "change"] {
+        let broken = "select format(
+            'alter function %1$s rename to real_%2$s;
+             create function %1$s(%3$s) returns %4$s language plpgsql as $$begin raise exception ''called''; end$$',
+            oid::regproc, $1::text, pg_get_function_arguments(oid), pg_get_function_result(oid))
+          from pg_proc
+          where proname = 'database_locks_lock_' || $1 || '_1' and pronamespace = $2::text::regnamespace";
+        let broken = client.query_one(broken, &[&verb, &store.schema]).await.unwrap();
+        client.batch_execute(broken.get(0)).await.unwrap();
+    }
+    let called = |error: Error| assert!(error.to_string().contains("called"), "{error}");
+
+    let held = hold(&backend, &claim("x")).await;
+    assert!(held.token > first.token);
+    assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+    called(backend.acquire(&[claim("x")]).await.unwrap_err());
+    called(backend.release(&[Release::revoke(held.clone())]).await.unwrap_err());
+    assert_eq!(release(&backend, &held).await, Released::Done);
+    called(backend.release(&[Release::free(held)]).await.unwrap_err());
+    // What is not prepared would be planned each time.
+    let config = store.config().prepare(Prepare::Never);
+    let unprepared = PostgresBackend::connect(config).await.unwrap();
+    called(unprepared.acquire(&[claim("x")]).await.unwrap_err());
 }
 
 /// Begins a transaction, and calls the fence in it.
