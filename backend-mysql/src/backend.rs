@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::config::MysqlConfig;
 use crate::error;
+use crate::literal::digits;
 use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
@@ -40,6 +42,9 @@ pub struct MysqlBackend {
     config: MysqlConfig,
     connections: Connections,
     tables: Tables,
+    /// Whether most of the claims that came together last were granted: only then it is worth it to take all
+    /// of their locks at once, and not to read first who has these.
+    are_mostly_free: AtomicBool,
     /// Until when somebody is taken to keep rows locked.
     locked_until: Mutex<Option<Instant>>,
 }
@@ -118,6 +123,7 @@ impl MysqlBackend {
         Ok(Self {
             connections: Connections::new(&config)?,
             tables: Tables::new(&config),
+            are_mostly_free: AtomicBool::new(true),
             locked_until: Mutex::default(),
             config,
         })
@@ -143,6 +149,23 @@ impl MysqlBackend {
         let at = packet.add(Schema::query(&self.config));
         let answers = self.read_only(&packet).await?;
         Schema::read(&answers[at].rows, &self.config)
+    }
+
+    /// Decides what has no answer yet.
+    async fn decide_rest<I: Clone + Sync, O: Clone + Send>(
+        &self,
+        verb: &Verb<I, O>,
+        items: &[I],
+        answers: Vec<Option<O>>,
+    ) -> Result<Vec<O>> {
+        let open = items.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
+        let open: Vec<I> = open.map(|(item, _)| item.clone()).collect();
+        let mut decided = match open.is_empty() {
+            true => Vec::new(),
+            false => self.decide(verb, &open).await?,
+        }
+        .into_iter();
+        Ok(answers.into_iter().filter_map(|answer| answer.or_else(|| decided.next())).collect())
     }
 
     /// Lets `verb` change the ledger of each item's name, and writes what has changed.
@@ -297,7 +320,7 @@ impl MysqlBackend {
         // A second time it would find what the first has changed.
         match send(self.connection(urgent).await?.once(), &packet).await {
             Ok(answers) => {
-                let done: HashSet<i64> = numbers(&answers[at])?;
+                let done: HashSet<i64> = items(&answers[at])?;
                 Ok(Carried::Out(changes.iter().map(|change| done.contains(&change.id)).collect()))
             }
             Err(error) if error::waited_in_vain(&error) => Ok(Carried::HeldUp),
@@ -328,44 +351,113 @@ impl MysqlBackend {
         self.unless_in_the_way(answer, |_| Renewed::Alive)
     }
 
-    /// Extends leases that hold all of their locks, in one round trip, two on Galera. Answers which of them it has extended: all
-    /// else is left open.
-    async fn extend_many(&self, renewals: &[Renewal]) -> Result<Vec<bool>> {
-        let mut seen: HashMap<Attempt, usize> = HashMap::new();
-        let mut ttls: HashMap<Ttl, usize> = HashMap::new();
-        for Renewal { lease, ttl, .. } in renewals {
-            *seen.entry(lease.attempt).or_default() += 1;
-            *ttls.entry(*ttl).or_default() += usize::from(lease.share.is_exclusive());
+    /// Asks for all of many locks, in one round trip, two on Galera. `None` is what that leaves open.
+    async fn take_many(&self, claims: &[Claim]) -> Result<Vec<Option<Verdict>>> {
+        let alone = alone(claims, |claim| (&claim.name, claim.attempt));
+        let is_plain = |claim: &&Claim| {
+            let has_more = claim.replaces.is_some() || claim.data.is_some();
+            claim.share == Share::ALL && !has_more && alone.contains(&claim.attempt)
+        };
+        let mut alike: Vec<&Claim> = claims.iter().filter(is_plain).collect();
+        if let Some(&first) = alike.first() {
+            let of = |claim: &Claim| (claim.ttl, claim.grace);
+            alike.retain(|claim| of(claim) == of(first) && claim.owner == first.owner);
         }
-        let ttl = ttls.into_iter().max_by_key(|(_, leases)| *leases).map(|(ttl, _)| ttl);
-        let is_alike = |renewal: &&Renewal| {
-            let Renewal { lease, ttl: own, .. } = renewal;
-            lease.share.is_exclusive() && Some(*own) == ttl && seen[&lease.attempt] == 1
+        let mut packet = Packet::default();
+        let places = match self.tables.claim_many(&mut packet, &alike) {
+            Some(places) if alike.len() > 1 => places,
+            _ => return Ok(vec![None; claims.len()]),
+        };
+        let connection = self.connections.shared().await?.once();
+        let told = self.write_many(connection, &packet, places).await?;
+        let names: HashMap<String, Attempt> = alike
+            .iter()
+            .map(|claim| (digits(claim.name.as_str().as_bytes()), claim.attempt))
+            .collect();
+        let mut granted = HashMap::new();
+        for told in told {
+            let (name, token) = told.split_once(':').ok_or_else(|| unexpected("no token"))?;
+            let token = token.parse().map_err(|_| unexpected("another token"))?;
+            let attempt = names.get(name).ok_or_else(|| unexpected("another name"))?;
+            granted.insert(*attempt, Verdict::Granted(Token::new(token)));
+        }
+        Ok(claims.iter().map(|claim| granted.get(&claim.attempt).cloned()).collect())
+    }
+
+    /// Extends leases that hold all of their locks, in one round trip, two on Galera. `None` is what that leaves open.
+    async fn extend_many(&self, renewals: &[Renewal]) -> Result<Vec<Option<Renewed>>> {
+        let alone = alone(renewals, |renewal| (&renewal.lease.name, renewal.lease.attempt));
+        let is_plain = |renewal: &&Renewal| {
+            renewal.lease.share.is_exclusive() && alone.contains(&renewal.lease.attempt)
+        };
+        let mut ttls: HashMap<Ttl, Vec<&LeaseId>> = HashMap::new();
+        for Renewal { lease, ttl, .. } in renewals.iter().filter(is_plain) {
+            ttls.entry(*ttl).or_default().push(lease);
+        }
+        let alike = ttls.into_iter().max_by_key(|(_, leases)| leases.len());
+        let extended = match alike {
+            Some((ttl, leases)) if leases.len() > 1 => {
+                let connection = self.connections.for_renewals().await?;
+                self.change_many(connection, &leases, Some(ttl)).await?
+            }
+            _ => HashSet::new(),
+        };
+        let is_extended = |renewal: &Renewal| extended.contains(&renewal.lease.attempt);
+        Ok(renewals.iter().map(|renewal| is_extended(renewal).then_some(Renewed::Alive)).collect())
+    }
+
+    /// Ends leases that hold all of their locks, in one round trip, two on Galera. `None` is what that leaves open.
+    async fn end_many(&self, releases: &[Release]) -> Result<Vec<Option<Released>>> {
+        let alone = alone(releases, |release| (&release.lease.name, release.lease.attempt));
+        let is_plain = |Release { lease, how, .. }: &&Release| {
+            *how == How::Free && lease.share.is_exclusive() && alone.contains(&lease.attempt)
         };
         let leases: Vec<&LeaseId> =
-            renewals.iter().filter(is_alike).map(|renewal| &renewal.lease).collect();
-        let (Some(ttl), true) = (ttl, leases.len() > 1) else {
-            return Ok(vec![false; renewals.len()]);
+            releases.iter().filter(is_plain).map(|release| &release.lease).collect();
+        let ended = match leases.len() {
+            0 | 1 => HashSet::new(),
+            _ => {
+                let connection = self.connections.shared().await?.once();
+                self.change_many(connection, &leases, None).await?
+            }
         };
+        let is_ended = |release: &Release| ended.contains(&release.lease.attempt);
+        Ok(releases.iter().map(|release| is_ended(release).then_some(Released::Done)).collect())
+    }
+
+    async fn change_many(
+        &self,
+        connection: InUse,
+        leases: &[&LeaseId],
+        ttl: Option<Ttl>,
+    ) -> Result<HashSet<Attempt>> {
         let mut packet = Packet::default();
-        let (changed, attempts) = self.tables.renew_many(&mut packet, &leases, ttl);
-        let extended: HashSet<Uuid> =
-            match send(self.connections.for_renewals().await?, &packet).await {
-                Ok(answers) => {
-                    let locked: HashSet<Uuid> = numbers(&answers[attempts])?;
-                    // Where some have expired in between nobody knows which.
-                    let are_all = answers[changed].affected == locked.len() as u64;
-                    if are_all { locked } else { HashSet::new() }
-                }
-                Err(error) if error::is_conflict(&error) || error::cannot_prepare(&error) => {
-                    HashSet::new()
-                }
-                Err(error) => return Err(self.failed(error)),
-            };
-        let is_extended = |renewal: &Renewal| {
-            is_alike(&renewal) && extended.contains(&renewal.lease.attempt.as_uuid())
-        };
-        Ok(renewals.iter().map(is_extended).collect())
+        let places = self.tables.change_many(&mut packet, leases, ttl);
+        let told = self.write_many(connection, &packet, places).await?;
+        let of = |told: &String| Uuid::try_parse(told).map(Attempt::from_uuid);
+        told.iter().map(|told| of(told).map_err(|_| unexpected("another attempt"))).collect()
+    }
+
+    /// What it tells of the rows that a packet has locked and written, which stand at `places`: the number of those
+    /// written, and the list. Nothing where others were in the way.
+    async fn write_many(
+        &self,
+        connection: InUse,
+        packet: &Packet,
+        (changed, told): (usize, usize),
+    ) -> Result<HashSet<String>> {
+        match send(connection, packet).await {
+            Ok(answers) => {
+                let told: HashSet<String> = items(&answers[told])?;
+                // Where some have expired in between nobody knows which.
+                let are_all = answers[changed].affected == told.len() as u64;
+                Ok(if are_all { told } else { HashSet::new() })
+            }
+            Err(error) if error::is_conflict(&error) || error::cannot_prepare(&error) => {
+                Ok(HashSet::new())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Ends a lease that holds all of its lock by one statement. `None` where that leaves it open.
@@ -458,7 +550,16 @@ impl LockBackend for MysqlBackend {
             {
                 return Ok(vec![verdict]);
             }
-            self.decide(&ACQUIRE, claims).await
+            let taken = match self.are_mostly_free.load(Ordering::Relaxed) {
+                true => self.take_many(claims).await?,
+                false => vec![None; claims.len()],
+            };
+            let verdicts = self.decide_rest(&ACQUIRE, claims, taken).await?;
+            if claims.len() > 1 {
+                let granted = verdicts.iter().filter(|v| matches!(v, Verdict::Granted(_))).count();
+                self.are_mostly_free.store(granted * 2 > claims.len(), Ordering::Relaxed);
+            }
+            Ok(verdicts)
         };
         acquire.await.map_err(|error: Error| error.with_operation("acquire"))
     }
@@ -471,15 +572,7 @@ impl LockBackend for MysqlBackend {
                 return Ok(vec![renewed]);
             }
             let extended = self.extend_many(renewals).await?;
-            let open = renewals.iter().zip(&extended).filter(|(_, extended)| !**extended);
-            let open: Vec<Renewal> = open.map(|(renewal, _)| renewal.clone()).collect();
-            let decided = match open.is_empty() {
-                true => Vec::new(),
-                false => self.decide(&RENEW, &open).await?,
-            };
-            let mut decided = decided.into_iter();
-            let answer = |extended| if extended { Some(Renewed::Alive) } else { decided.next() };
-            Ok(extended.into_iter().filter_map(answer).collect())
+            self.decide_rest(&RENEW, renewals, extended).await
         };
         renew.await.map_err(|error: Error| error.with_operation("renew"))
     }
@@ -494,7 +587,8 @@ impl LockBackend for MysqlBackend {
             {
                 return Ok(vec![released]);
             }
-            self.decide(&RELEASE, releases).await
+            let ended = self.end_many(releases).await?;
+            self.decide_rest(&RELEASE, releases, ended).await
         };
         release.await.map_err(|error: Error| error.with_operation("release"))
     }
@@ -650,6 +744,20 @@ fn tell(name: &LockName, doubt: &Doubt, outcome: Outcome) {
     }
 }
 
+/// The attempts of items that no other item has anything to do with: several of one name are decided one after the
+/// other.
+fn alone<'a, I>(items: &'a [I], of: impl Fn(&'a I) -> (&'a LockName, Attempt)) -> HashSet<Attempt> {
+    let mut names: HashMap<&LockName, usize> = HashMap::new();
+    let mut attempts: HashMap<Attempt, usize> = HashMap::new();
+    for (name, attempt) in items.iter().map(&of) {
+        *names.entry(name).or_default() += 1;
+        *attempts.entry(attempt).or_default() += 1;
+    }
+    let alone =
+        items.iter().map(of).filter(|(name, attempt)| names[name] == 1 && attempts[attempt] == 1);
+    alone.map(|(_, attempt)| attempt).collect()
+}
+
 /// How long others get to finish before a round: 1 ms before the third, doubling.
 fn pause(round: u32) -> Duration {
     match round {
@@ -681,12 +789,12 @@ fn snapshot(answers: &[Answer], at: ReadAt) -> Result<Snapshot> {
     Snapshot::new(&answers[at.clock].rows, &answers[at.rows].rows)
 }
 
-/// The numbers, or what else can be parsed, of a list that a statement has put together.
-fn numbers<N: FromStr + Eq + Hash>(answer: &Answer) -> Result<HashSet<N>> {
+/// What stands in a list that a statement has put together.
+fn items<N: FromStr + Eq + Hash>(answer: &Answer) -> Result<HashSet<N>> {
     let row = answer.rows.first().ok_or_else(|| unexpected("no list"))?;
     let list: Option<String> = get(row, 0)?;
-    let numbers = list.as_deref().unwrap_or_default().split_terminator(',').map(str::parse);
-    numbers.collect::<std::result::Result<_, _>>().map_err(|_| unexpected("a list of other things"))
+    let items = list.as_deref().unwrap_or_default().split_terminator(',').map(str::parse);
+    items.collect::<std::result::Result<_, _>>().map_err(|_| unexpected("a list of other things"))
 }
 
 fn micros(now: Duration) -> u64 {

@@ -1,6 +1,6 @@
 //! All SQL that touches the tables.
 //!
-//! A single claim to all of a lock, and the release of one, are a prepared statement. Renewals of such leases are a packet that
+//! A single claim to all of a lock, and the release of one, are a prepared statement. Many of these, and renewals, are a packet that
 //! locks and writes. Any other request is one packet
 //! of text with several statements, so that it takes one round trip and the server never waits for the
 //! client with a row locked. Many items go with it as a list (`lists.rs`), for as many statements as one.
@@ -45,10 +45,12 @@ const NOW: &str = "UTC_TIMESTAMP(6)";
 
 /// Which of the items have their row locked by the statements before, and go on; null for none.
 const ROWS: &str = "@database_locks_rows";
-/// Whose rows those are: the attempts of their leases, in hexadecimal digits.
-const ATTEMPTS: &str = "@database_locks_attempts";
+/// What the client is told of those rows.
+const TOLD: &str = "@database_locks_told";
 /// A statement that is put together for them.
 const STATEMENT: &str = "@database_locks_statement";
+/// A time for several statements, in µs since 1970.
+const TIME: &str = "@database_locks_time";
 /// Which of the shares have.
 const SHARE_ROWS: &str = "@database_locks_share_rows";
 /// Whether a row was written last by us, and for a lease of all of the lock if for any: whoever is granted all of
@@ -301,10 +303,7 @@ impl Tables {
             if lease.owner.is_explicit() { "1" } else { "0" },
         ]);
         let alive = format!("{alive} AND standing = {held}");
-        let until = match ttl {
-            Ttl::Infinite => never(),
-            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
-        };
+        let until = end(*ttl, NOW);
         packet.begin();
         packet.add(format_args!(
             "SET {ROWS} = (SELECT id FROM {lock} WHERE name = {} AND {alive} FOR UPDATE SKIP LOCKED)",
@@ -316,15 +315,54 @@ impl Tables {
         ))
     }
 
-    /// Extends leases to one TTL that hold all of their locks and are alive. Answers where the number of changed rows stands,
-    /// and where the attempts do whose rows these are, if they are as many.
-    ///
-    /// A list of ids that only the server knows can stand in a statement that it prepares for that.
-    pub(crate) fn renew_many(
+    /// Grants claims to all of their locks, which differ in name and attempt alone, where nobody holds these as far as their rows
+    /// alone tell. Answers where the number of changed rows stands, and where those names do, in hexadecimal digits and each with the
+    /// token behind a colon, if they are as many.
+    pub(crate) fn claim_many(
+        &self,
+        packet: &mut Packet,
+        claims: &[&Claim],
+    ) -> Option<(usize, usize)> {
+        let Claim { owner, ttl, grace, .. } = claims.first()?;
+        let lock = &self.lock;
+        let names = list(claims.iter().map(|claim| text(claim.name.as_str())));
+        let attempts = list(claims.iter().map(|claim| hex(claim.attempt.as_uuid().as_bytes())));
+        let (time, token) = (moment(TIME), format!("GREATEST(token + 1, {TIME})"));
+        let free = format!(
+            "{LEFT_BY_ONE} AND (expires_at IS NULL OR expires_at <= {time} - INTERVAL {} MICROSECOND)",
+            span(*grace)
+        );
+        let until = end(*ttl, &time);
+        packet.begin();
+        packet.add(format_args!("SET {TIME} = {}", micros(NOW)));
+        packet.add(format_args!(
+            "SELECT GROUP_CONCAT(id), GROUP_CONCAT(LOWER(HEX(name)), ':', {token}) INTO {ROWS}, {TOLD} FROM {lock} \
+             WHERE name IN ({names}) AND {free} AND (attempt IS NULL OR attempt NOT IN ({attempts})) \
+             FOR UPDATE SKIP LOCKED"
+        ));
+        let changed = update_rows(
+            packet,
+            &format!(
+                "UPDATE {lock} {BY_KEY} SET token = {token}, version = version + 1, locked_by = {}, \
+                 explicit_owner = {}, attempt = ELT(FIELD(name, {names}), {attempts}), capacity = {}, \
+                 acquired_at = {time}, touched_at = {time}, expires_at = {until}, lease_expires_at = {until}, \
+                 waiting_weight = 0, standing = {}, data = NULL WHERE {free} {WHOLE}",
+                text(owner.label()),
+                u8::from(owner.is_explicit()),
+                Share::FULL,
+                Standing::Held.code(),
+            ),
+        );
+        Some((changed, packet.add(format_args!("SELECT {TOLD}"))))
+    }
+
+    /// Extends leases to one TTL that hold all of their locks and are alive, or ends them. Answers where the number of changed rows
+    /// stands, and where the attempts do whose rows these are, in hexadecimal digits, if they are as many.
+    pub(crate) fn change_many(
         &self,
         packet: &mut Packet,
         leases: &[&LeaseId],
-        ttl: Ttl,
+        ttl: Option<Ttl>,
     ) -> (usize, usize) {
         let lock = &self.lock;
         let names = list(leases.iter().map(|lease| text(lease.name.as_str())));
@@ -341,27 +379,20 @@ impl Tables {
         );
         packet.begin();
         packet.add(format_args!(
-            "SELECT GROUP_CONCAT(id), GROUP_CONCAT(HEX(attempt)) INTO {ROWS}, {ATTEMPTS} FROM {lock} \
+            "SELECT GROUP_CONCAT(id), GROUP_CONCAT(HEX(attempt)) INTO {ROWS}, {TOLD} FROM {lock} \
              WHERE name IN ({names}) AND {alive} \
              AND CONCAT(attempt, token, ':', explicit_owner, ':', LENGTH(name), ':', name, locked_by) IN ({identities}) \
              FOR UPDATE SKIP LOCKED"
         ));
-        let until = match ttl {
-            Ttl::Infinite => never(),
-            Ttl::Finite(ttl) => format!("{NOW} + INTERVAL {} MICROSECOND", span(ttl.get())),
-        };
-        let update = format!(
-            "UPDATE {lock} {BY_KEY} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
-             lease_expires_at = {until} WHERE attempt IN ({attempts}) AND {alive} {WHOLE} AND id IN ("
+        let until = ttl.map_or_else(|| "NULL".to_owned(), |ttl| end(ttl, NOW));
+        let changed = update_rows(
+            packet,
+            &format!(
+                "UPDATE {lock} {BY_KEY} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
+                 lease_expires_at = {until} WHERE attempt IN ({attempts}) AND {alive} {WHOLE}"
+            ),
         );
-        packet.add(format_args!(
-            "SET {STATEMENT} = CONCAT({}, COALESCE({ROWS}, 0), ')')",
-            text(&update)
-        ));
-        packet.add(format_args!("PREPARE database_locks_renewal FROM {STATEMENT}"));
-        let changed = packet.add("EXECUTE database_locks_renewal");
-        packet.add("DEALLOCATE PREPARE database_locks_renewal");
-        (changed, packet.add(format_args!("SELECT {ATTEMPTS}")))
+        (changed, packet.add(format_args!("SELECT {TOLD}")))
     }
 
     /// Carries out changes, each if its name is still as it was read. Answers where the ids of those names
@@ -505,6 +536,28 @@ fn micros(time: &str) -> String {
 /// µs since 1970 as a time.
 fn moment(micros: impl Display) -> String {
     format!("TIMESTAMP'1970-01-01 00:00:00.000000' + INTERVAL {micros} MICROSECOND")
+}
+
+/// When a lease ends that begins at a time.
+fn end(ttl: Ttl, time: &str) -> String {
+    match ttl {
+        Ttl::Infinite => never(),
+        Ttl::Finite(ttl) => format!("{time} + INTERVAL {} MICROSECOND", span(ttl.get())),
+    }
+}
+
+/// Runs an update, which ends in a condition, on the rows that are locked, and tells its place among the answers.
+///
+/// A list of ids that only the server knows can stand in a statement that it prepares for that.
+fn update_rows(packet: &mut Packet, update: &str) -> usize {
+    packet.add(format_args!(
+        "SET {STATEMENT} = CONCAT({}, COALESCE({ROWS}, 0), ')')",
+        text(&format!("{update} AND id IN ("))
+    ));
+    packet.add(format_args!("PREPARE database_locks_update FROM {STATEMENT}"));
+    let changed = packet.add("EXECUTE database_locks_update");
+    packet.add("DEALLOCATE PREPARE database_locks_update");
+    changed
 }
 
 fn never() -> String {

@@ -83,10 +83,10 @@ mysql     exclusive renew                              4           1
 mysql     exclusive acquire, busy                      5           2
 mysql     exclusive release                            1           1
 mysql     exclusive acquire, fresh name               10           3
-mysql     exclusive acquire 16                         8           2
+mysql     exclusive acquire 16                        11           1
 mysql     exclusive renew 16                          10           1
-mysql     exclusive release 16                         8           2
-mysql     exclusive acquire 16, fresh names           12           4
+mysql     exclusive release 16                        10           1
+mysql     exclusive acquire 16, fresh names           23           5
 mysql     exclusive acquire, busy, marks              10           3
 mysql     exclusive acquire, busy, has marked          5           2
 mysql     exclusive release, marked                    1           1
@@ -109,10 +109,10 @@ mariadb   exclusive renew                              4           1
 mariadb   exclusive acquire, busy                      5           2
 mariadb   exclusive release                            1           1
 mariadb   exclusive acquire, fresh name               10           3
-mariadb   exclusive acquire 16                         8           2
+mariadb   exclusive acquire 16                        11           1
 mariadb   exclusive renew 16                          10           1
-mariadb   exclusive release 16                         8           2
-mariadb   exclusive acquire 16, fresh names           12           4
+mariadb   exclusive release 16                        10           1
+mariadb   exclusive acquire 16, fresh names           23           5
 mariadb   exclusive acquire, busy, marks              10           3
 mariadb   exclusive acquire, busy, has marked          5           2
 mariadb   exclusive release, marked                    1           1
@@ -135,10 +135,10 @@ galera    exclusive renew                              4           2
 galera    exclusive acquire, busy                      5           2
 galera    exclusive release                            1           1
 galera    exclusive acquire, fresh name               10           4
-galera    exclusive acquire 16                         8           3
+galera    exclusive acquire 16                        11           2
 galera    exclusive renew 16                          10           2
-galera    exclusive release 16                         8           3
-galera    exclusive acquire 16, fresh names           12           5
+galera    exclusive release 16                        10           2
+galera    exclusive acquire 16, fresh names           23           7
 galera    exclusive acquire, busy, marks              10           4
 galera    exclusive acquire, busy, has marked          5           2
 galera    exclusive release, marked                    1           1

@@ -365,7 +365,16 @@ async fn verbs_take_the_round_trips_that_they_are_said_to_take(kind: Kind) {
     let leases = [hold(&backend, &claim("x")).await, hold(&backend, &claim("y")).await];
     packets.take();
     assert_eq!(backend.release(&Release::free_all(&leases)).await.unwrap(), [Released::Done; 2]);
-    assert_eq!(packets.take().len(), 2 + commit);
+    assert_eq!(packets.take().len(), 1 + commit);
+    let claims = [claim("x"), claim("y")];
+    let verdicts = backend.acquire(&claims).await.unwrap();
+    assert_eq!(packets.take().len(), 1 + commit);
+    let leases = [0, 1].map(|i| match verdicts[i] {
+        Verdict::Granted(token) => claims[i].lease(token),
+        ref other => panic!("{other:?}"),
+    });
+    assert_eq!(backend.release(&Release::free_all(&leases)).await.unwrap(), [Released::Done; 2]);
+    packets.take();
 
     hold(&other, &claim("x")).await;
     hold(&other, &reader("y")).await;

@@ -1,6 +1,7 @@
 //! Group commit: while batches are in flight requests queue, and the next batch takes them along, those of one
 //! name in the order in which they came. What is urgent goes by itself as long as all of that could be in flight
-//! at once, or is too little for a batch to pay: it does not wait then for what the others take.
+//! at once, or is too little for a batch to pay: it does not wait then for what the others take. Batches of what is urgent take
+//! half of the places at most, unless the network is slow.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -161,8 +162,7 @@ impl<I> Batcher<I> {
         free: usize,
         wanted: &mut impl FnMut(&I) -> bool,
     ) -> Vec<(LockName, I)> {
-        let most = free.max(self.batch_from.saturating_sub(1));
-        let are_few = haste == Haste::Urgent && self.urgent.len() <= most;
+        let are_few = haste == Haste::Urgent && self.are_few(free);
         let mut batch = Vec::with_capacity(if are_few { 1 } else { 4 });
         while batch.len() < self.max_batch
             && let Some((order, name)) = self.ready(haste).pop_first()
@@ -265,10 +265,23 @@ impl<I> Batcher<I> {
             (Some(urgent), Some(patient)) if patient.saturating_add(OVERTAKING) < urgent => {
                 Some(Haste::Patient)
             }
+            (Some(_), _) if self.is_crowded(free) => None,
             (Some(_), _) => Some(Haste::Urgent),
             (None, Some(_)) if free > self.reserved => Some(Haste::Patient),
             (None, _) => None,
         }
+    }
+
+    /// Whether what is urgent goes by itself, where there is room for so many.
+    fn are_few(&self, free: usize) -> bool {
+        self.urgent.len() <= free.max(self.batch_from.saturating_sub(1))
+    }
+
+    /// Whether what is urgent waits for more company: two large batches are through sooner than four small ones, and one is
+    /// made up while the other is at work. Over a slow network it would wait for long.
+    fn is_crowded(&self, free: usize) -> bool {
+        let are_places_taken = self.in_flight >= (self.max_in_flight / 2).max(1);
+        are_places_taken && self.round_trip < SLOW && !self.are_few(free)
     }
 
     /// Until when the next departure waits, where batches would bunch: all connections were taken a moment ago, and what
@@ -390,6 +403,19 @@ mod tests {
         assert_eq!(queues.side_by_side(), ["a", "bb", "c"]);
         let mut queues = Queues::new(2, 10).urgent(&["a", "b", "c"]);
         assert_eq!(queues.side_by_side(), ["abc"]);
+    }
+
+    #[test]
+    fn batches_of_what_is_urgent_leave_half_of_the_places() {
+        let mut queues = Queues::new(4, 10).urgent(&["a", "b", "c", "d", "e"]);
+        let first = queues.depart().unwrap();
+        let mut queues = queues.urgent(&["f", "g", "h", "i"]);
+        assert_eq!(names(&queues.depart().unwrap()), "fghi");
+        let mut queues = queues.urgent(&["j", "k", "l", "m"]);
+        assert_eq!(queues.depart(), None, "they wait for company");
+        queues.land(&first);
+        assert_eq!(names(&queues.depart().unwrap()), "jklm");
+        assert_eq!(queues.urgent(&["n"]).side_by_side(), ["n"], "one of few goes by itself");
     }
 
     #[test]
