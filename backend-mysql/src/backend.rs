@@ -30,6 +30,8 @@ const ROUNDS: u32 = 8;
 const CAREFUL_FOR: Duration = Duration::from_secs(10);
 /// So many items together cost less than one by one.
 const BATCH_FROM: usize = 16;
+/// At most so many locks are taken by one packet, whose answer has all of their names.
+const TAKEN_AT_ONCE: usize = 1_000;
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
@@ -42,7 +44,7 @@ pub struct MysqlBackend {
     config: MysqlConfig,
     connections: Connections,
     tables: Tables,
-    /// Whether most of the claims that came together last were granted: only then it is worth it to take all
+    /// Whether most of the claims to whole locks that came together last were granted: only then it is worth it to take all
     /// of their locks at once, and not to read first who has these.
     are_mostly_free: AtomicBool,
     /// Until when somebody is taken to keep rows locked.
@@ -362,14 +364,15 @@ impl MysqlBackend {
         if let Some(&first) = alike.first() {
             let of = |claim: &Claim| (claim.ttl, claim.grace);
             alike.retain(|claim| of(claim) == of(first) && claim.owner == first.owner);
+            alike.truncate(TAKEN_AT_ONCE);
         }
-        let mut packet = Packet::default();
-        let places = match self.tables.claim_many(&mut packet, &alike) {
-            Some(places) if alike.len() > 1 => places,
-            _ => return Ok(vec![None; claims.len()]),
+        let (Some(first), 2..) = (alike.first(), alike.len()) else {
+            return Ok(vec![None; claims.len()]);
         };
-        let connection = self.connections.shared().await?.once();
-        let told = self.write_many(connection, &packet, places).await?;
+        let mut packet = Packet::default();
+        let places = self.tables.claim_many(&mut packet, first, &alike);
+        // Asked for a second time it leaves what the first has granted to the ledger, which knows that.
+        let told = self.write_many(self.connections.shared().await?, &packet, places).await?;
         let names: HashMap<String, Attempt> = alike
             .iter()
             .map(|claim| (digits(claim.name.as_str().as_bytes()), claim.attempt))
@@ -417,6 +420,7 @@ impl MysqlBackend {
         let ended = match leases.len() {
             0 | 1 => HashSet::new(),
             _ => {
+                // As of a single one.
                 let connection = self.connections.shared().await?.once();
                 self.change_many(connection, &leases, None).await?
             }
@@ -449,7 +453,7 @@ impl MysqlBackend {
         match send(connection, packet).await {
             Ok(answers) => {
                 let told: HashSet<String> = items(&answers[told])?;
-                // Where some have expired in between nobody knows which.
+                // Where some of those to be extended have expired in between nobody knows which.
                 let are_all = answers[changed].affected == told.len() as u64;
                 Ok(if are_all { told } else { HashSet::new() })
             }
@@ -555,9 +559,13 @@ impl LockBackend for MysqlBackend {
                 false => vec![None; claims.len()],
             };
             let verdicts = self.decide_rest(&ACQUIRE, claims, taken).await?;
-            if claims.len() > 1 {
-                let granted = verdicts.iter().filter(|v| matches!(v, Verdict::Granted(_))).count();
-                self.are_mostly_free.store(granted * 2 > claims.len(), Ordering::Relaxed);
+            let of_whole =
+                claims.iter().zip(&verdicts).filter(|(claim, _)| claim.share == Share::ALL);
+            let are_granted: Vec<bool> =
+                of_whole.map(|(_, verdict)| matches!(verdict, Verdict::Granted(_))).collect();
+            if are_granted.len() > 1 {
+                let granted = are_granted.iter().filter(|is_granted| **is_granted).count();
+                self.are_mostly_free.store(granted * 2 > are_granted.len(), Ordering::Relaxed);
             }
             Ok(verdicts)
         };

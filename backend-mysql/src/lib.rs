@@ -89,7 +89,7 @@
 //!   released by one. These wait for a row that somebody has locked, for a second at most, and are left alone for
 //!   ten once one of them has waited in vain; other verbs skip such rows.
 //! - Leases of whole locks are renewed by one packet, however many they are, that locks their rows and writes those that it
-//!   has got.
+//!   has got. Many are granted and released so too, unless few of those that were asked for last were free.
 //! - What else is decided takes a plain read and then, if there is anything to write, one
 //!   packet that writes each name whose row is still as it was read. A whole batch shares both. On
 //!   Galera the commit of such a packet is a round trip of its own, sent once the node is seen not

@@ -318,12 +318,15 @@ impl Tables {
     /// Grants claims to all of their locks, which differ in name and attempt alone, where nobody holds these as far as their rows
     /// alone tell. Answers where the number of changed rows stands, and where those names do, in hexadecimal digits and each with the
     /// token behind a colon, if they are as many.
+    ///
+    /// The clock is read before the rows are locked: an older time can only make a dead lease look alive, and a new one shorter.
     pub(crate) fn claim_many(
         &self,
         packet: &mut Packet,
+        first: &Claim,
         claims: &[&Claim],
-    ) -> Option<(usize, usize)> {
-        let Claim { owner, ttl, grace, .. } = claims.first()?;
+    ) -> (usize, usize) {
+        let Claim { owner, ttl, grace, .. } = first;
         let lock = &self.lock;
         let names = list(claims.iter().map(|claim| text(claim.name.as_str())));
         let attempts = list(claims.iter().map(|claim| hex(claim.attempt.as_uuid().as_bytes())));
@@ -346,14 +349,15 @@ impl Tables {
                 "UPDATE {lock} {BY_KEY} SET token = {token}, version = version + 1, locked_by = {}, \
                  explicit_owner = {}, attempt = ELT(FIELD(name, {names}), {attempts}), capacity = {}, \
                  acquired_at = {time}, touched_at = {time}, expires_at = {until}, lease_expires_at = {until}, \
-                 waiting_weight = 0, standing = {}, data = NULL WHERE {free} {WHOLE}",
+                 waiting_weight = 0, standing = {}, data = NULL \
+                 WHERE FIELD(name, {names}) AND {free} {WHOLE}",
                 text(owner.label()),
                 u8::from(owner.is_explicit()),
                 Share::FULL,
                 Standing::Held.code(),
             ),
         );
-        Some((changed, packet.add(format_args!("SELECT {TOLD}"))))
+        (changed, packet.add(format_args!("SELECT {TOLD}")))
     }
 
     /// Extends leases to one TTL that hold all of their locks and are alive, or ends them. Answers where the number of changed rows
@@ -373,23 +377,25 @@ impl Tables {
             let rest = format!("{}:{is_explicit}:{}:{name}{owner}", lease.token, name.len());
             hex(&[lease.attempt.as_uuid().as_bytes(), rest.as_bytes()].concat())
         }));
-        let alive = format!(
-            "lease_expires_at = expires_at AND expires_at > {NOW} AND standing = {}",
-            Standing::Held.code()
-        );
+        let held =
+            format!("lease_expires_at = expires_at AND standing = {}", Standing::Held.code());
         packet.begin();
         packet.add(format_args!(
             "SELECT GROUP_CONCAT(id), GROUP_CONCAT(HEX(attempt)) INTO {ROWS}, {TOLD} FROM {lock} \
-             WHERE name IN ({names}) AND {alive} \
+             WHERE name IN ({names}) AND {held} AND expires_at > {NOW} \
              AND CONCAT(attempt, token, ':', explicit_owner, ':', LENGTH(name), ':', name, locked_by) IN ({identities}) \
              FOR UPDATE SKIP LOCKED"
         ));
-        let until = ttl.map_or_else(|| "NULL".to_owned(), |ttl| end(ttl, NOW));
+        // One that has expired since it was locked ends all the same, and is not extended.
+        let (until, alive) = match ttl {
+            None => ("NULL".to_owned(), String::new()),
+            Some(ttl) => (end(ttl, NOW), format!("AND expires_at > {NOW}")),
+        };
         let changed = update_rows(
             packet,
             &format!(
                 "UPDATE {lock} {BY_KEY} SET version = version + 1, touched_at = {NOW}, expires_at = {until}, \
-                 lease_expires_at = {until} WHERE attempt IN ({attempts}) AND {alive} {WHOLE}"
+                 lease_expires_at = {until} WHERE attempt IN ({attempts}) AND {held} {alive} {WHOLE}"
             ),
         );
         (changed, packet.add(format_args!("SELECT {TOLD}")))

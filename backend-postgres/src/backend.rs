@@ -33,7 +33,7 @@ pub struct PostgresBackend {
     statements: Statements,
     /// Whether statements need explicit transactions, because the sessions' defaults are hostile.
     guarded: AtomicBool,
-    /// Whether the user may use the table, and not only the functions.
+    /// Whether the user may use the table, and not only the functions, as far as is known.
     has_table: AtomicBool,
 }
 
@@ -192,14 +192,18 @@ impl PostgresBackend {
             (&patient, Type::BOOL),
         ];
         let connection = self.connections.shared().await?;
-        let statement = match claims {
+        let plain = match claims {
             [one] if one.share.is_exclusive() && one.replaces.is_none() => {
                 self.at_once(&connection, &self.statements.acquire_one)
             }
             _ => None,
         };
-        let statement = statement.unwrap_or(&self.statements.acquire);
-        match self.query(connection, statement, parameters).await {
+        let sent = self.query(connection, plain.unwrap_or(&self.statements.acquire), parameters);
+        match sent.await {
+            Err(error) if plain.is_some() && error::is_denied(&error) => {
+                self.has_table.store(false, Ordering::Relaxed);
+                Box::pin(self.decide(claims, patient)).await
+            }
             Ok(rows) => in_order(&order, &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
                 if let Verdict::Granted(_) = verdict {
@@ -256,14 +260,18 @@ impl PostgresBackend {
             Verb::Renew => ("renew", self.connections.for_renewals().await?),
             Verb::Release => ("release", self.connections.shared().await?),
         };
-        let statement = match changes {
+        let plain = match changes {
             [one] if one.lease.share.is_exclusive() && matches!(one.how, "renew" | "free") => {
                 self.at_once(&connection, &self.statements.change_one)
             }
             _ => None,
         };
-        let statement = statement.unwrap_or(&self.statements.change);
-        match self.query(connection, statement, parameters).await {
+        let sent = self.query(connection, plain.unwrap_or(&self.statements.change), parameters);
+        match sent.await {
+            Err(error) if plain.is_some() && error::is_denied(&error) => {
+                self.has_table.store(false, Ordering::Relaxed);
+                Box::pin(self.change(verb, changes, patient)).await
+            }
             Ok(rows) => in_order(&order, &rows, Changed::Skipped, |row, i| {
                 changed(row, &changes[i].lease.name)
             }),
@@ -302,7 +310,7 @@ impl PostgresBackend {
     /// The statement that need not go through a function, if it may be used and is worth it: to plan it costs more
     /// than the function does.
     fn at_once<'a>(&self, connection: &InUse, statement: &'a str) -> Option<&'a str> {
-        let may = self.has_table.load(Ordering::Relaxed) && connection.plans_once();
+        let may = self.has_table.load(Ordering::Relaxed) && connection.is_ours();
         may.then_some(statement)
     }
 

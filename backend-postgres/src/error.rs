@@ -12,6 +12,11 @@ pub(crate) fn is_row_locked(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
+/// The user may not do that, and nothing was done.
+pub(crate) fn is_denied(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
 /// A default of the session got in the way: the isolation level.
 pub(crate) fn is_sessions_fault(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE)

@@ -72,7 +72,7 @@
 //!
 //! The functions' names end in a version, so that old and new programs work on one database at once: a
 //! program makes and calls its own. On connections of its own a program whose user has rights on the tables asks for a
-//! single whole lock, its renewal and its release by plain statements, which cost the server a third of the function; these
+//! single whole lock, its renewal and its release by plain statements, which cost the server some half of the function; these
 //! call the function where the lock is not free or its lease not alive. Where a user must not touch the tables otherwise, let the functions
 //! act with the rights of their owner:
 //!
@@ -107,7 +107,7 @@
 //! # What is written when
 //!
 //! - A grant or a renewal updates the name's row, and for a share its own row as well: one call of a
-//!   function for a whole batch, one round trip, as durable as `synchronous_commit=on` whatever the session's
+//!   function for a whole batch, or one statement, one round trip, as durable as `synchronous_commit=on` whatever the session's
 //!   default is (`remote_apply` is kept).
 //! - A busy claim writes nothing. A waiter's mark is one lazy update, when less than half of the
 //!   last mark is left.

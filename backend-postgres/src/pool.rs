@@ -106,8 +106,8 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
-    /// Whether a statement is planned once in its session, for tables of any size.
-    pub(crate) fn plans_once(&self) -> bool {
+    /// Whether its session is ours alone, and keeps what it prepares.
+    pub(crate) fn is_ours(&self) -> bool {
         let is_direct =
             |session: &Session| session.link.as_ref().is_some_and(|l| l.direct.is_some());
         self.object.as_ref().is_some_and(|session| session.prepares && is_direct(session))

@@ -10,6 +10,8 @@
 //!   change of a name's shares is made under that lock and writes the name's row too, so whoever has
 //!   the row sees all of them. Only what decides nothing for anybody else (busy, another capacity) is
 //!   answered without the lock, so that a busy poll writes nothing.
+//!   Sets, and single locks that need no function, are judged and locked by one statement: it never waits either, and judges a
+//!   row again, once it has locked it, that has changed since its snapshot.
 //! - **Time is read after the lock,** by `clock_timestamp()`; `now()` appears nowhere.
 //! - **The strength of the lock says what for.** A claim takes the row `FOR UPDATE`, a renewal or a
 //!   release `FOR NO KEY UPDATE`, a fence in a user's transaction `FOR KEY SHARE`: so a fence holds
@@ -41,11 +43,13 @@ pub(crate) const MIN_SERVER_VERSION: i32 = 120_000;
 /// The first words on a connection: whether it takes no writes, and whether it has the very ends that we
 /// opened, `$1` and `$2` ours, `$3` and `$4` the server's, so that the session is ours alone. Then it is
 /// also bounded, since a server that waits for a lock does not notice that its client has gone, and its
-/// statements are planned for tables of any size, since they are prepared while these are small.
+/// statements are planned for tables of any size, since they are prepared while these are small. What needs a sequential
+/// scan all the same seems dear then, and would be compiled.
 pub(crate) const MEET: &str = "\
 select m.is_read_only, m.is_direct,
        case when m.is_direct then set_config('statement_timeout', '10s', false)
-                                  || set_config('enable_seqscan', 'off', false) end
+                                  || set_config('enable_seqscan', 'off', false)
+                                  || set_config('jit', 'off', false) end
 from (select current_setting('transaction_read_only') = 'on' as is_read_only,
              coalesce((host(inet_client_addr()), inet_client_port()) = ($1, $2)
                       and (host(inet_server_addr()), inet_server_port()) = ($3, $4), false)

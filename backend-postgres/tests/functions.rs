@@ -109,6 +109,14 @@ async fn lock_user_may_have_the_right_to_execute_alone() {
     let grants = STRICT.replace("{schema}", &store.schema).replace("{role}", &role);
     client.batch_execute(&grants).await.unwrap();
     let backend = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
+    // Rights on the table that are taken away from a program that runs.
+    let tables = format!("all tables in schema {}", store.schema);
+    client.batch_execute(&format!("grant all on {tables} to {role}")).await.unwrap();
+    let running = PostgresBackend::connect(store.config_as(&role)).await.unwrap();
+    let held = hold(&running, &claim("running")).await;
+    client.batch_execute(&format!("revoke all on {tables} from {role}")).await.unwrap();
+    assert_eq!(renew(&running, &held).await, Renewed::Alive);
+    assert_eq!(release(&running, &held).await, Released::Done);
     for share in [Share::ALL, Share::ONE] {
         let asked = claim(&format!("{share}")).with_share(share);
         let held = hold(&backend, &asked).await;

@@ -119,6 +119,7 @@ impl User {
     async fn once(&self) -> Outcome {
         let claims: Vec<Claim> = match fastrand::u8(..4) {
             0 => (0..fastrand::usize(2..=LARGEST)).map(|_| self.some_claim()).collect(),
+            1 => self.whole_locks(),
             _ => vec![self.some_claim()],
         };
         let sent = Instant::now();
@@ -148,6 +149,15 @@ impl User {
             held.iter().map(|(claim, token)| lease_of(claim, &Verdict::Granted(*token))).collect();
         heard(self.client.release(&Release::free_all(&leases)).await)?;
         Ok(())
+    }
+
+    /// As many different ones as a store may decide all at once.
+    fn whole_locks(&self) -> Vec<Claim> {
+        let mut names: Vec<usize> = (0..LARGEST).collect();
+        fastrand::shuffle(&mut names);
+        names.truncate(fastrand::usize(2..=LARGEST));
+        let whole = |name| claim(&self.context.name(&format!("whole {name}"))).with_ttl(self.ttl);
+        names.into_iter().map(whole).collect()
     }
 
     fn some_claim(&self) -> Claim {

@@ -1,7 +1,7 @@
 //! Group commit: while batches are in flight requests queue, and the next batch takes them along, those of one
 //! name in the order in which they came. What is urgent goes by itself as long as all of that could be in flight
 //! at once, or is too little for a batch to pay: it does not wait then for what the others take. Batches of what is urgent take
-//! half of the places at most, unless the network is slow.
+//! half of the places as long as that is a matter of a moment.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -265,7 +265,6 @@ impl<I> Batcher<I> {
             (Some(urgent), Some(patient)) if patient.saturating_add(OVERTAKING) < urgent => {
                 Some(Haste::Patient)
             }
-            (Some(_), _) if self.is_crowded(free) => None,
             (Some(_), _) => Some(Haste::Urgent),
             (None, Some(_)) if free > self.reserved => Some(Haste::Patient),
             (None, _) => None,
@@ -277,21 +276,29 @@ impl<I> Batcher<I> {
         self.urgent.len() <= free.max(self.batch_from.saturating_sub(1))
     }
 
-    /// Whether what is urgent waits for more company: two large batches are through sooner than four small ones, and one is
-    /// made up while the other is at work. Over a slow network it would wait for long.
-    fn is_crowded(&self, free: usize) -> bool {
-        let are_places_taken = self.in_flight >= (self.max_in_flight / 2).max(1);
-        are_places_taken && self.round_trip < SLOW && !self.are_few(free)
+    /// Until when the next departure waits for company, or where batches would bunch.
+    fn opens(&self) -> Option<Duration> {
+        match self.round_trip < SLOW {
+            true => self.is_crowded().then(|| self.departed.saturating_add(SLOW)),
+            false => self.spread(),
+        }
     }
 
-    /// Until when the next departure waits, where batches would bunch: all connections were taken a moment ago, and what
-    /// leaves together comes back together.
-    fn opens(&self) -> Option<Duration> {
+    /// Whether what is urgent waits for more of it: two large batches are through sooner than four small ones, and one is
+    /// made up while the other is at work.
+    fn is_crowded(&self) -> bool {
+        let are_places_taken = self.in_flight >= (self.max_in_flight / 2).max(1);
+        let is_full = self.urgent.len() >= self.max_batch;
+        are_places_taken && !is_full && !self.are_few(self.max_in_flight - self.in_flight)
+    }
+
+    /// Until when batches would bunch: all connections were taken a moment ago, and what leaves together comes back
+    /// together.
+    fn spread(&self) -> Option<Duration> {
         let saturated = self.saturated?;
-        let is_busy = self.in_flight > 0 && self.round_trip >= SLOW;
         let is_recent = self.departed < saturated.saturating_add(self.round_trip * 2);
         let spread = self.round_trip / u32::try_from(self.max_in_flight).unwrap_or(u32::MAX);
-        (is_busy && is_recent).then(|| self.departed.saturating_add(spread))
+        (self.in_flight > 0 && is_recent).then(|| self.departed.saturating_add(spread))
     }
 }
 
@@ -415,7 +422,12 @@ mod tests {
         assert_eq!(queues.depart(), None, "they wait for company");
         queues.land(&first);
         assert_eq!(names(&queues.depart().unwrap()), "jklm");
-        assert_eq!(queues.urgent(&["n"]).side_by_side(), ["n"], "one of few goes by itself");
+        let mut queues = queues.urgent(&["n"]);
+        assert_eq!(queues.side_by_side(), ["n"], "one of few goes by itself");
+        let mut queues = queues.urgent(&["o", "p"]);
+        assert_eq!(queues.batcher.next(), Some(NOW + SLOW));
+        let late = queues.batcher.depart(NOW + SLOW, |_| true).unwrap();
+        assert_eq!(names(&late), "op", "others may hang");
     }
 
     #[test]
