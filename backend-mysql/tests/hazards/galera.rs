@@ -63,6 +63,8 @@ async fn node_that_is_behind_grants_nothing_that_is_held_and_loses_nothing_that_
     let ahead = lag.store.backend_at(0).await;
     let behind = lag.store.backend_at(1).await;
     ahead.migrate().await.unwrap();
+    // Beyond the time for which a node may be behind on a busy machine.
+    let ttl = Ttl::new(Duration::from_mins(10)).unwrap();
     for (name, ask_for) in [("whole", claim as fn(&str) -> Claim), ("shared", reader)] {
         // Both know the name, which is free as far as the second node knows.
         for backend in [&ahead, &behind] {
@@ -72,7 +74,7 @@ async fn node_that_is_behind_grants_nothing_that_is_held_and_loses_nothing_that_
         lag.end().await;
 
         lag.begin().await;
-        let held = hold(&ahead, &ask_for(name)).await;
+        let held = hold(&ahead, &ask_for(name).with_ttl(ttl)).await;
         assert!(lag.lasts().await, "the second node is not behind");
         let verdict = ask(&behind, &claim(name)).await;
         assert_ne!(verdict.kind(), "granted", "{name}: {verdict:?}");
@@ -84,9 +86,9 @@ async fn node_that_is_behind_grants_nothing_that_is_held_and_loses_nothing_that_
 
         // A process that has come to the second node with a lease that it was granted at the first.
         lag.begin().await;
-        let held = hold(&ahead, &ask_for(name)).await;
+        let held = hold(&ahead, &ask_for(name).with_ttl(ttl)).await;
         assert!(lag.lasts().await, "the second node is not behind");
-        match behind.renew(&[Renewal::new(held.clone(), Ttl::DEFAULT)]).await.as_deref() {
+        match behind.renew(&[Renewal::new(held.clone(), ttl)]).await.as_deref() {
             Ok([Renewed::Lost(reason)]) => panic!("{name} lives, and was lost: {reason:?}"),
             Ok(_) => {}
             Err(error) => assert!(error.is_retryable(), "{error}"),
