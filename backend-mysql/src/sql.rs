@@ -587,3 +587,28 @@ fn alive([attempt, token, locked_by, explicit_owner]: [&str; 4]) -> String {
 fn list(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use database_locks_core::{Attempt, Owner, Token};
+
+    use super::*;
+    use crate::literal::digits;
+
+    /// Else one that expires after the rows were locked makes their number another than was told, and those that were ended
+    /// are taken for lost.
+    #[test]
+    fn what_ends_leases_judges_their_time_but_once() {
+        let config = MysqlConfig::from_url("mysql://host/app").unwrap();
+        let (name, owner) = (LockName::new("x").unwrap(), Owner::explicit("alice").unwrap());
+        let lease = LeaseId::new(name, Attempt::new(), Token::new(1), owner, Share::ALL);
+        // The update stands in the packet as a literal.
+        let judges_again = |ttl| {
+            let mut packet = Packet::default();
+            Tables::new(&config).change_many(&mut packet, &[&lease], ttl);
+            packet.text().contains(&digits(b"expires_at > "))
+        };
+        assert!(!judges_again(None));
+        assert!(judges_again(Some(Ttl::DEFAULT)), "an expired lease would be extended");
+    }
+}

@@ -33,7 +33,7 @@ pub struct PostgresBackend {
     statements: Statements,
     /// Whether statements need explicit transactions, because the sessions' defaults are hostile.
     guarded: AtomicBool,
-    /// Whether the user may use the table, and not only the functions, as far as is known.
+    /// Whether the user may use the table: not once it was denied, and the functions were not.
     has_table: AtomicBool,
 }
 
@@ -94,7 +94,7 @@ impl PostgresBackend {
         })?;
         let tables = config.tables_in(schema);
         Ok(Self {
-            has_table: AtomicBool::new(get(row, 3)?),
+            has_table: AtomicBool::new(true),
             statements: Statements::new(&tables),
             guarded: AtomicBool::new(!friendly),
             client: Uuid::new_v4().as_u64_pair().0.to_string(),
@@ -129,10 +129,7 @@ impl PostgresBackend {
                     (&self.statements.functions, Type::TEXT_ARRAY),
                 ];
                 let rows = client.query_typed(self.statements.is_migrated, wanted).await?;
-                if let Some(row) = rows.first()
-                    && row.get(0)
-                {
-                    self.has_table.store(row.get(1), Ordering::Relaxed);
+                if rows.first().is_some_and(|row| row.get(0)) {
                     return Ok(());
                 }
                 // Whoever owns a schema need not have the right to make one.
@@ -142,9 +139,7 @@ impl PostgresBackend {
                     false => sql::make_schema(&self.tables),
                 };
                 let (migrate, rest) = (sql::MIGRATE, &self.statements.schema);
-                client.batch_execute(&format!("{migrate}{make_schema}{rest}")).await?;
-                self.has_table.store(true, Ordering::Relaxed);
-                Ok(())
+                client.batch_execute(&format!("{migrate}{make_schema}{rest}")).await
             })
             .await
             .map_err(|error| match error::is_row_locked(&error) {
@@ -191,19 +186,13 @@ impl PostgresBackend {
             (&replaced_explicit, Type::BOOL_ARRAY),
             (&patient, Type::BOOL),
         ];
-        let connection = self.connections.shared().await?;
         let plain = match claims {
             [one] if one.share.is_exclusive() && one.replaces.is_none() => {
-                self.at_once(&connection, &self.statements.acquire_one)
+                Some(&*self.statements.acquire_one)
             }
             _ => None,
         };
-        let sent = self.query(connection, plain.unwrap_or(&self.statements.acquire), parameters);
-        match sent.await {
-            Err(error) if plain.is_some() && error::is_denied(&error) => {
-                self.has_table.store(false, Ordering::Relaxed);
-                Box::pin(self.decide(claims, patient)).await
-            }
+        match self.call(Verb::Acquire, plain, &self.statements.acquire, parameters).await? {
             Ok(rows) => in_order(&order, &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
                 if let Verdict::Granted(_) = verdict {
@@ -220,7 +209,7 @@ impl PostgresBackend {
                 Ok(verdicts)
             }
             Err(error) if error::is_row_locked(&error) => Ok(vec![Verdict::Skipped]),
-            Err(error) => Err(self.failed("acquire", error)),
+            Err(error) => Err(self.failed(Verb::Acquire.operation(), error)),
         }
     }
 
@@ -256,27 +245,18 @@ impl PostgresBackend {
             (&self.client, Type::TEXT),
             (&patient, Type::BOOL),
         ];
-        let (operation, connection) = match verb {
-            Verb::Renew => ("renew", self.connections.for_renewals().await?),
-            Verb::Release => ("release", self.connections.shared().await?),
-        };
         let plain = match changes {
             [one] if one.lease.share.is_exclusive() && matches!(one.how, "renew" | "free") => {
-                self.at_once(&connection, &self.statements.change_one)
+                Some(&*self.statements.change_one)
             }
             _ => None,
         };
-        let sent = self.query(connection, plain.unwrap_or(&self.statements.change), parameters);
-        match sent.await {
-            Err(error) if plain.is_some() && error::is_denied(&error) => {
-                self.has_table.store(false, Ordering::Relaxed);
-                Box::pin(self.change(verb, changes, patient)).await
-            }
+        match self.call(verb, plain, &self.statements.change, parameters).await? {
             Ok(rows) => in_order(&order, &rows, Changed::Skipped, |row, i| {
                 changed(row, &changes[i].lease.name)
             }),
             Err(error) if error::is_row_locked(&error) => Ok(vec![Changed::Skipped; changes.len()]),
-            Err(error) => Err(self.failed(operation, error)),
+            Err(error) => Err(self.failed(verb.operation(), error)),
         }
     }
 
@@ -307,11 +287,34 @@ impl PostgresBackend {
         Ok(changed)
     }
 
-    /// The statement that need not go through a function, if it may be used and is worth it: to plan it costs more
-    /// than the function does.
-    fn at_once<'a>(&self, connection: &InUse, statement: &'a str) -> Option<&'a str> {
-        let may = self.has_table.load(Ordering::Relaxed) && connection.is_ours();
-        may.then_some(statement)
+    /// Calls a function, or runs the plain statement that calls it only if need be, where the user may and it is worth it: to
+    /// plan it costs more than the function does.
+    async fn call(
+        &self,
+        verb: Verb,
+        plain: Option<&str>,
+        function: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>> {
+        let connection = self.connection(verb).await?;
+        let is_worth_it = self.has_table.load(Ordering::Relaxed) && connection.is_ours();
+        let Some(plain) = plain.filter(|_| is_worth_it) else {
+            return Ok(self.query(connection, function, parameters).await);
+        };
+        match self.query(connection, plain, parameters).await {
+            Err(error) if error::is_denied(&error) => {
+                self.has_table.store(false, Ordering::Relaxed);
+                Ok(self.query(self.connection(verb).await?, function, parameters).await)
+            }
+            result => Ok(result),
+        }
+    }
+
+    async fn connection(&self, verb: Verb) -> Result<InUse> {
+        match verb {
+            Verb::Renew => self.connections.for_renewals().await,
+            Verb::Acquire | Verb::Release => self.connections.shared().await,
+        }
     }
 
     /// Runs one statement in one round trip.
@@ -532,11 +535,22 @@ fn busy(row: &Row) -> Result<Busy> {
     Ok(Busy::by(holder).with_retry_after(get::<Option<i64>>(row, 9)?.map(duration)))
 }
 
-/// Which verb asks for changes.
+/// Which verb asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
+    Acquire,
     Renew,
     Release,
+}
+
+impl Verb {
+    fn operation(self) -> &'static str {
+        match self {
+            Verb::Acquire => "acquire",
+            Verb::Renew => "renew",
+            Verb::Release => "release",
+        }
+    }
 }
 
 /// A renewal or a release, as `change.sql` has it.

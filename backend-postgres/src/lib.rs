@@ -85,6 +85,7 @@
 //! grant execute on function locks.database_locks_lock_change_1 to app;
 //! ```
 //!
+//! A program finds out by its first plain statement, which is denied, and calls the functions from then on.
 //! Such a user locks, and cannot list leases, release by force or clean up. A migration makes the functions
 //! anew, and then this is to be said again.
 //!

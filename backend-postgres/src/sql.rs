@@ -56,27 +56,16 @@ from (select current_setting('transaction_read_only') = 'on' as is_read_only,
                as is_direct
       offset 0) m";
 
-/// Whether the user may use the lock table, `$1`, and not only the functions.
-macro_rules! may_use_table {
-    () => {
-        "coalesce(has_table_privilege(to_regclass($1), 'select')
-                  and has_table_privilege(to_regclass($1), 'update'), false)"
-    };
-}
-
-/// What a session's own defaults are, which server this is, where the table is or would be made, and what
-/// the user may do. `$1` the lock table, as a name that `search_path` finds.
-pub(crate) const INSPECT: &str = concat!(
-    "\
+/// What a session's own defaults are, which server this is, and where the table is or would be made.
+/// `$1` the lock table, as a name that `search_path` finds.
+pub(crate) const INSPECT: &str = "\
 select current_setting('server_version_num')::int,
        current_setting('default_transaction_isolation') = 'read committed'
        and not exists (
          select from pg_settings
          where name = 'statement_timeout' and setting::bigint between 1 and 4999),
        coalesce((select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 where c.oid = to_regclass($1)), current_schema())::text, ",
-    may_use_table!()
-);
+                 where c.oid = to_regclass($1)), current_schema())::text";
 
 /// Opens a transaction in which no default of the session counts.
 pub(crate) const BEGIN: &str = "\
@@ -126,8 +115,7 @@ fn standing(standing: Standing) -> String {
 const VERSION: u32 = 1;
 
 /// The columns that the functions use, newest last. What `tables.sql` makes must be listed here too.
-const IS_MIGRATED: &str = concat!(
-    "\
+const IS_MIGRATED: &str = "\
 select (select count(*) from pg_attribute
         where attrelid = to_regclass($1) and not attisdropped
           and attname in ('attempt', 'token', 'explicit_owner', 'capacity', 'acquired_at',
@@ -138,9 +126,7 @@ select (select count(*) from pg_attribute
           and attname in ('name', 'attempt', 'token', 'locked_by', 'explicit_owner', 'weight',
                           'capacity', 'acquired_at', 'expires_at', 'touched_at', 'standing', 'data')) = 12
    and (select count(*) from unnest($3::text[]) f where to_regproc(f) is not null)
-         = cardinality($3::text[]), ",
-    may_use_table!()
-);
+         = cardinality($3::text[])";
 
 /// The statements for one pair of tables.
 #[derive(Debug)]
@@ -165,7 +151,7 @@ pub(crate) struct Statements {
     pub(crate) clean_up: String,
     /// Makes tables and functions, or adds what is missing. Each statement may be repeated.
     pub(crate) schema: String,
-    /// Whether all of that is there, and whether the user may use the lock table: `$1` and `$2` the tables, `$3` the functions.
+    /// Whether all of that is there: `$1` and `$2` the tables, `$3` the functions.
     pub(crate) is_migrated: &'static str,
     /// What [`is_migrated`](Self::is_migrated) looks for.
     pub(crate) functions: Vec<String>,
