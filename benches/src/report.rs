@@ -222,6 +222,9 @@ pub(crate) fn report(
     }
     let reached = bars.iter().filter(|bar| bar.reached).count();
     writeln!(out, "\n{reached} of {} bars are reached.", bars.len())?;
+    if reached < bars.len() {
+        writeln!(out, "[`benches/MISSED.md`](benches/MISSED.md) says why others are missed.")?;
+    }
     if !plots.is_empty() {
         writeln!(out, "\n## Plots\n")?;
         for (file, title) in plots {
