@@ -54,12 +54,14 @@ begin
   -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
   ignored := set_config('lock_timeout', '50ms', true);
 
-  -- Many claims of whole locks that nobody holds: as one statement. All others are judged below.
-  if cardinality(names) > 2 and weights = capacities and cardinality(array_remove(replaced_attempts, null)) = 0
+  -- Many claims of whole locks that are free: as one statement. All others are judged below.
+  if cardinality(names) > 2 and weights = capacities
      and cardinality(names) = (select count(distinct u.name) from unnest(names) as u(name)) then
     with asked as (
-      select * from unnest(names, attempts, owners, explicits, capacities, ttls, graces, datas) with ordinality
-        as u(name, attempt, owner, explicit, capacity, ttl, grace, data, item)
+      select * from unnest(names, attempts, owners, explicits, capacities, ttls, graces, datas,
+                           replaced_attempts, replaced_tokens, replaced_owners, replaced_explicits) with ordinality
+        as u(name, attempt, owner, explicit, capacity, ttl, grace, data,
+             replaced_attempt, replaced_token, replaced_owner, replaced_explicit, item)
     ),
     {grant_free}
     select array_agg(g.item), array_agg(g.token) into granted_items, granted_tokens from granted g;

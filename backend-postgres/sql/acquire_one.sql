@@ -1,6 +1,8 @@
 with asked as (
   select ($1)[1] as name, ($2)[1] as attempt, ($3)[1] as owner, ($4)[1] as explicit,
-         ($6)[1] as capacity, ($7)[1] as ttl, ($8)[1] as grace, ($10)[1] as data, bigint '1' as item
+         ($6)[1] as capacity, ($7)[1] as ttl, ($8)[1] as grace, ($10)[1] as data,
+         ($11)[1] as replaced_attempt, ($12)[1] as replaced_token, ($13)[1] as replaced_owner,
+         ($14)[1] as replaced_explicit, bigint '1' as item
 ),
 {grant_free}
 select g.item, 'granted' as verdict, g.token as granted_token, null as other_capacity,

@@ -1,12 +1,16 @@
--- Grants whole locks that nobody holds, all at once, and leaves the others alone.
+-- Grants whole locks that nobody holds, or whose holder gives them back to the claim, all at once, and leaves the others alone.
 free as (
   select f.id, a.*
   from asked a, lateral (
     select l.id from {lock} l
     where l.name = a.name and l.lease_expires_at is not distinct from l.expires_at
       and l.attempt <> a.attempt
-      and (l.expires_at is null or l.expires_at <= clock_timestamp() - a.grace * interval '1 microsecond')
-      and (l.waiting_until > clock_timestamp() and l.waiting_weight > a.capacity) is not true
+      and case when a.replaced_attempt is null
+            then (l.expires_at is null or l.expires_at <= clock_timestamp() - a.grace * interval '1 microsecond')
+              and (l.waiting_until > clock_timestamp() and l.waiting_weight > a.capacity) is not true
+            else l.attempt = a.replaced_attempt and l.token = a.replaced_token and l.locked_by = a.replaced_owner
+              and l.explicit_owner = a.replaced_explicit and l.capacity = a.capacity
+              and l.expires_at > clock_timestamp() and l.standing = {held} end
     for update skip locked
   ) f
 ), granted as (

@@ -186,12 +186,8 @@ impl PostgresBackend {
             (&replaced_explicit, Type::BOOL_ARRAY),
             (&patient, Type::BOOL),
         ];
-        let plain = match claims {
-            [one] if one.share.is_exclusive() && one.replaces.is_none() => {
-                Some(&*self.statements.acquire_one)
-            }
-            _ => None,
-        };
+        let are_whole = claims.iter().all(|c| c.share.is_exclusive());
+        let plain = self.statements.acquire_whole.of(&names).filter(|_| are_whole);
         match self.call(Verb::Acquire, plain, &self.statements.acquire, parameters).await? {
             Ok(rows) => in_order(&order, &rows, Verdict::Skipped, |row, i| {
                 let verdict = verdict(row)?;
@@ -245,12 +241,10 @@ impl PostgresBackend {
             (&self.client, Type::TEXT),
             (&patient, Type::BOOL),
         ];
-        let plain = match changes {
-            [one] if one.lease.share.is_exclusive() && matches!(one.how, "renew" | "free") => {
-                Some(&*self.statements.change_one)
-            }
-            _ => None,
-        };
+        let is_plain =
+            |c: &Change<'_>| c.lease.share.is_exclusive() && matches!(c.how, "renew" | "free");
+        let are_plain = changes.iter().all(is_plain);
+        let plain = self.statements.change_whole.of(&names).filter(|_| are_plain);
         match self.call(verb, plain, &self.statements.change, parameters).await? {
             Ok(rows) => in_order(&order, &rows, Changed::Skipped, |row, i| {
                 changed(row, &changes[i].lease.name)

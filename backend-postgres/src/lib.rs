@@ -71,9 +71,9 @@
 //! and, on a table that Django made with a serial key, `usage` on its sequence.
 //!
 //! The functions' names end in a version, so that old and new programs work on one database at once: a
-//! program makes and calls its own. On connections of its own a program whose user has rights on the tables asks for a
-//! single whole lock, its renewal and its release by plain statements, which cost the server some half of the function; these
-//! call the function where the lock is not free or its lease not alive. Where a user must not touch the tables otherwise, let the functions
+//! program makes and calls its own. On connections of its own a program whose user has rights on the tables asks for
+//! whole locks, their renewal and their release by plain statements, which cost the server some half of the function; these
+//! call the function for what is not free, or not alive. Where a user must not touch the tables otherwise, let the functions
 //! act with the rights of their owner:
 //!
 //! ```sql

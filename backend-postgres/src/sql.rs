@@ -43,13 +43,14 @@ pub(crate) const MIN_SERVER_VERSION: i32 = 120_000;
 /// The first words on a connection: whether it takes no writes, and whether it has the very ends that we
 /// opened, `$1` and `$2` ours, `$3` and `$4` the server's, so that the session is ours alone. Then it is
 /// also bounded, since a server that waits for a lock does not notice that its client has gone, and its
-/// statements are planned for tables of any size, since they are prepared while these are small. What needs a sequential
-/// scan all the same seems dear then, and would be compiled.
+/// statements are planned for tables of any size, since they are prepared while these are small, and once: a plan for the
+/// values of each call seems cheaper than it is. What needs a sequential scan all the same seems dear then, and would be compiled.
 pub(crate) const MEET: &str = "\
 select m.is_read_only, m.is_direct,
        case when m.is_direct then set_config('statement_timeout', '10s', false)
                                   || set_config('enable_seqscan', 'off', false)
-                                  || set_config('jit', 'off', false) end
+                                  || set_config('jit', 'off', false)
+                                  || set_config('plan_cache_mode', 'force_generic_plan', false) end
 from (select current_setting('transaction_read_only') = 'on' as is_read_only,
              coalesce((host(inet_client_addr()), inet_client_port()) = ($1, $2)
                       and (host(inet_server_addr()), inet_server_port()) = ($3, $4), false)
@@ -136,14 +137,15 @@ pub(crate) struct Statements {
     /// to `$14` attempts, tokens, owners and whether these are explicit of the leases whose places are taken, `$15` whether to
     /// wait a moment for rows that are locked.
     pub(crate) acquire: String,
-    /// As `acquire`, of one whole lock, and at once where it is free: for sessions of ours whose user has rights on the table.
-    pub(crate) acquire_one: String,
+    /// As `acquire`, of one whole lock or of different ones, and at once what is free: for sessions of ours whose user has
+    /// rights on the table.
+    pub(crate) acquire_whole: OneOrMany,
     /// Extends or ends leases: `$1` names, `$2` attempts, `$3` tokens, `$4` owners, `$5` whether
     /// explicit, `$6` weights, `$7` capacities, `$8` in which way, `$9` TTLs or ages in µs, `$10` the channel for
     /// hints, `$11` who releases, for these, `$12` as the last of `acquire`.
     pub(crate) change: String,
-    /// As `change`, of one whole lock that is renewed or freed, and at once where its lease lives.
-    pub(crate) change_one: String,
+    /// As `change`, of one whole lock or of different ones that are renewed or freed, and at once where their leases live.
+    pub(crate) change_whole: OneOrMany,
     /// Lists live leases: `$1` prefix, `$2` and `$3` name and attempt to start after, `$4` limit, `$5` what comes after
     /// all that starts with the prefix.
     pub(crate) list: String,
@@ -155,6 +157,24 @@ pub(crate) struct Statements {
     pub(crate) is_migrated: &'static str,
     /// What [`is_migrated`](Self::is_migrated) looks for.
     pub(crate) functions: Vec<String>,
+}
+
+/// Two statements for the same: to take lists apart costs one item more than all the rest does.
+#[derive(Debug)]
+pub(crate) struct OneOrMany {
+    one: String,
+    many: String,
+}
+
+impl OneOrMany {
+    /// The one for these names, which are in order. `None` where one of them comes twice.
+    pub(crate) fn of(&self, names: &[&str]) -> Option<&str> {
+        match names {
+            [_] => Some(&self.one),
+            _ if names.windows(2).all(|pair| pair[0] != pair[1]) => Some(&self.many),
+            _ => None,
+        }
+    }
 }
 
 impl Statements {
@@ -190,11 +210,17 @@ impl Statements {
             acquire: named(
                 "select * from {acquire}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             ),
-            acquire_one: named(include_str!("../sql/acquire_one.sql")),
+            acquire_whole: OneOrMany {
+                one: named(include_str!("../sql/acquire_one.sql")),
+                many: named(include_str!("../sql/acquire_many.sql")),
+            },
             change: named(
                 "select * from {change}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             ),
-            change_one: named(include_str!("../sql/change_one.sql")),
+            change_whole: OneOrMany {
+                one: named(include_str!("../sql/change_one.sql")),
+                many: named(include_str!("../sql/change_many.sql")),
+            },
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             schema: named(&schema.join("\n")),

@@ -135,6 +135,11 @@ async fn plain_statement_does_without_a_function_what_nothing_is_in_the_way_of()
     let (store, backend) = Store::migrated().await;
     let first = hold(&backend, &claim("x")).await;
     assert_eq!(release(&backend, &first).await, Released::Done);
+    let many = || ["x", "y", "z"].map(claim);
+    for claim in &many()[1..] {
+        let held = hold(&backend, claim).await;
+        assert_eq!(release(&backend, &held).await, Released::Done);
+    }
     let client = store.client().await;
     for verb in ["acquire", "change"] {
         let broken = "select format(
@@ -155,6 +160,29 @@ async fn plain_statement_does_without_a_function_what_nothing_is_in_the_way_of()
     called(backend.release(&[Release::revoke(held.clone())]).await.unwrap_err());
     assert_eq!(release(&backend, &held).await, Released::Done);
     called(backend.release(&[Release::free(held)]).await.unwrap_err());
+    let given_back = hold(&backend, &claim("x")).await;
+    let held = hold(&backend, &claim("x").with_replaces(given_back.clone())).await;
+    assert!(held.token > given_back.token);
+    called(backend.acquire(&[claim("x").with_replaces(given_back)]).await.unwrap_err());
+    assert_eq!(release(&backend, &held).await, Released::Done);
+    // Many of them likewise.
+    let asked = many();
+    let granted = backend.acquire(&asked).await.unwrap();
+    let leases: Vec<LeaseId> = asked
+        .iter()
+        .zip(granted)
+        .map(|(claim, verdict)| match verdict {
+            Verdict::Granted(token) => claim.lease(token),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let renewals: Vec<Renewal> =
+        leases.iter().map(|lease| Renewal::new(lease.clone(), Ttl::DEFAULT)).collect();
+    assert_eq!(backend.renew(&renewals).await.unwrap(), [Renewed::Alive; 3]);
+    called(backend.acquire(&many()).await.unwrap_err());
+    let releases = Release::free_all(&leases);
+    assert_eq!(backend.release(&releases).await.unwrap(), [Released::Done; 3]);
+    called(backend.release(&releases).await.unwrap_err());
     // What is not prepared would be planned each time.
     let config = store.config().prepare(Prepare::Never);
     let unprepared = PostgresBackend::connect(config).await.unwrap();
