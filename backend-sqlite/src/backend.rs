@@ -1,8 +1,9 @@
 //! The backend: connections, transactions, and the verbs.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
@@ -14,12 +15,14 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::config::SqliteConfig;
-use crate::error::{BACKEND, classify, replaced};
+use crate::error::{BACKEND, classify, is_busy, replaced};
 use crate::host::{Host, Identity, Moment, check_place, identity};
-use crate::sql::{BEGIN_RESERVING, BEGIN_WRITING, Sql};
+use crate::sql::{BEGIN_RESERVING, BEGIN_WRITING, DO_NOT_WAIT, Sql};
 
 /// After all names: no byte of UTF-8 is 255.
 const END: &[u8] = &[u8::MAX];
+/// Between two looks whether the file can be written, in µs.
+const PAUSE: Range<u64> = 1_000..4_000;
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 4_096;
 
@@ -99,10 +102,14 @@ impl SqliteBackend {
         }
         let boot = self.host.boot;
         let mut connection = self.check_out(&self.writer, operation).await?;
+        let turn = self.turn();
         let answers = async {
             let mut begin = BEGIN_WRITING;
             loop {
-                let mut transaction = connection.open.begin_with(begin).await?;
+                let mut transaction = match connection.open.begin_with(begin).await {
+                    Err(error) if turn.is_waited_for(&error).await => continue,
+                    begun => begun?,
+                };
                 // The clock is read only now: the write lock may have been waited for.
                 let now = self.host.now();
                 let reserve = self.sql.reserve(&mut transaction, boot).await?;
@@ -176,7 +183,14 @@ impl SqliteBackend {
         // would not see what is granted in the old one, which has no name any more.
         let (open, file) = match kept.take() {
             Some((open, file)) if identity(&self.path) == Some(file) => (open, file),
-            _ => self.open(operation).await?,
+            _ => {
+                let (mut open, file) = self.open(operation).await?;
+                if std::ptr::eq(slot, &raw const self.writer) {
+                    let silenced = sqlx::raw_sql(DO_NOT_WAIT).execute(&mut open).await;
+                    silenced.map_err(|error| self.classify(error, operation))?;
+                }
+                (open, file)
+            }
         };
         Ok(CheckedOut { open, file, kept })
     }
@@ -210,6 +224,11 @@ impl SqliteBackend {
             Some(file) if identity(&path) == Some(file) => Ok((open, file)),
             _ => Err(replaced(&path).with_backend(BACKEND).with_operation(operation)),
         }
+    }
+
+    /// The wait for the write lock of the file, which begins now.
+    fn turn(&self) -> Turn {
+        Turn { until: Instant::now() + self.config.busy_timeout() }
     }
 
     /// Whether what was written last has to survive a power failure.
@@ -323,8 +342,14 @@ impl LockBackend for SqliteBackend {
         }
 
         let mut connection = self.check_out(&self.writer, "clean up").await?;
+        let turn = self.turn();
         let forgotten = async {
-            let mut transaction = connection.open.begin_with(BEGIN_WRITING).await?;
+            let mut transaction = loop {
+                match connection.open.begin_with(BEGIN_WRITING).await {
+                    Err(error) if turn.is_waited_for(&error).await => {}
+                    begun => break begun?,
+                }
+            };
             let states = self.sql.load(&mut transaction, &found, boot).await?;
             let idle =
                 states.iter().filter(|(_, state)| state.is_stored() && is_idle(&state.ledger));
@@ -342,6 +367,24 @@ impl LockBackend for SqliteBackend {
         .map_err(|error| self.classify(error, "clean up"))?;
         connection.put_back();
         Ok(forgotten)
+    }
+}
+
+/// A wait for the write lock of the file, which other processes have in turns.
+///
+/// SQLite's own waiting is longer each time, up to a tenth of a second, so that whoever has waited for long comes last.
+struct Turn {
+    until: Instant,
+}
+
+impl Turn {
+    /// Pauses if somebody else has the lock and there is still time.
+    async fn is_waited_for(&self, error: &sqlx::Error) -> bool {
+        let is_waited_for = is_busy(error) && Instant::now() < self.until;
+        if is_waited_for {
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(PAUSE))).await;
+        }
+        is_waited_for
     }
 }
 

@@ -31,6 +31,15 @@ pub(crate) fn classify(error: sqlx::Error, path: &Path, operation: &'static str)
         .with_source(error)
 }
 
+/// `SQLITE_BUSY`.
+const BUSY: i32 = 5;
+
+/// Whether another process has the file locked.
+pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == BUSY)
+}
+
 /// The file was replaced by another one while it was being opened.
 pub(crate) fn replaced(path: &Path) -> Error {
     Error::new(
@@ -44,7 +53,7 @@ fn by_code(code: i32, message: &str) -> (ErrorKind, &'static str) {
     const MOVED: i32 = 1032;
     match (code, code & 0xff) {
         (MOVED, _) => (ErrorKind::Unavailable, "the file was moved or deleted; try again"),
-        (_, 5 | 6 | 15) => (
+        (_, BUSY | 6 | 15) => (
             ErrorKind::Unavailable,
             "another process kept the file locked for longer than the busy timeout; try again, \
              and look for a program that holds a transaction open on it",

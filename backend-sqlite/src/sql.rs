@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnectio
 use uuid::Uuid;
 
 /// Takes the write lock of the file before anything is read, so that nobody can decide between
-/// the reading and the writing, and so that waiting for it is up to the busy timeout.
+/// the reading and the writing. It does not wait for it: whoever begins tries again.
 ///
 /// What is committed survives the process, and a power failure only if the file is synchronized later:
 /// such a failure ends the boot, and with it all leases.
@@ -24,6 +24,9 @@ pub(crate) const BEGIN_WRITING: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMED
 
 /// As [`BEGIN_WRITING`], and what is committed survives a power failure too, as the [reserve](Reserve) has to.
 pub(crate) const BEGIN_RESERVING: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+
+/// For a connection whose user waits for the file's lock by trying again.
+pub(crate) const DO_NOT_WAIT: &str = "PRAGMA busy_timeout = 0";
 
 /// As [`BEGIN_WRITING`], and keeps readers out as well while the file is not in WAL mode yet.
 const BEGIN_ALONE: &str = "BEGIN EXCLUSIVE";
