@@ -21,11 +21,15 @@ pub(crate) async fn repeat(
     request_timeout: Duration,
 ) {
     let pause = (idle / ROUNDS).clamp(SHORTEST, LONGEST);
+    let mut is_known_to_fail = false;
     loop {
         // At another time than other processes.
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         loop {
-            match timeout(request_timeout, backend.clean_up(idle)).await {
+            let outcome = timeout(request_timeout, backend.clean_up(idle)).await;
+            let was_known_to_fail = is_known_to_fail;
+            is_known_to_fail = !matches!(outcome, Ok(Ok(_)));
+            match outcome {
                 Ok(Ok(names)) => {
                     tracing::debug!(names, "forgot idle names");
                     // Some come of age all the time.
@@ -33,6 +37,8 @@ pub(crate) async fn repeat(
                         break;
                     }
                 }
+                // Once, however long that goes on.
+                _ if was_known_to_fail && is_known_to_fail => break,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot forget idle names, will try again");
                     break;

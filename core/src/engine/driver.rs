@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::engine::backoff;
 use crate::engine::hints;
 use crate::engine::hold::{GivenUp, Hold};
+use crate::engine::outage_log::OutageLog;
 use crate::engine::releases::{self, GivenBack, Interest, Releases};
 use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
@@ -68,6 +69,7 @@ pub(crate) struct Driver {
     observers: Observers,
     /// Whether the last answer of the database was that it is not there.
     away: bool,
+    outages: OutageLog,
 }
 
 /// Leases by name and by the label of their explicit owner.
@@ -112,6 +114,7 @@ impl Driver {
             closing: None,
             observers,
             away: false,
+            outages: OutageLog::new(can.backend),
         }
     }
 
@@ -125,7 +128,9 @@ impl Driver {
                 break;
             }
             let callbacks = callbacks::retry().then(|| self.clock.now().saturating_add(CALLBACKS));
-            let next = [self.waiting.next(), self.renewals.next(), self.releases.next(), callbacks];
+            let (waiting, renewals) = (self.waiting.next(), self.renewals.next());
+            let (releases, outages) = (self.releases.next(), self.outages.next());
+            let next = [waiting, renewals, releases, outages, callbacks];
             let next = next.into_iter().flatten().min();
             let clock = self.clock;
             tokio::select! {
@@ -151,6 +156,7 @@ impl Driver {
             self.waiting.tick(now);
             self.renewals.tick(now);
             self.releases.tick(now);
+            self.outages.tick(now);
         }
         if self.closing.is_none() {
             return;
@@ -344,11 +350,12 @@ impl Driver {
 
     fn handle_done(&mut self, done: Done) {
         let now = self.clock.now();
-        self.observe(match &done {
+        let error = match &done {
             Done::Claims(_, answer) => answer.as_ref().err(),
             Done::Renewals(_, answer) => answer.as_ref().err(),
             Done::Releases(_, answer) => answer.as_ref().err(),
-        });
+        };
+        self.observe(error, now);
         match done {
             Done::Claims(batch, answer) => {
                 let (grants, unheard) = self.waiting.arrive(&batch, answer, now);
@@ -376,8 +383,13 @@ impl Driver {
     }
 
     /// Tells of the database by what came of a request.
-    fn observe(&mut self, error: Option<&Error>) {
-        match error.filter(|error| error.is_retryable()) {
+    fn observe(&mut self, error: Option<&Error>, now: Duration) {
+        let error = error.filter(|error| error.is_retryable());
+        match error {
+            Some(error) => self.outages.failed(error, now),
+            None => self.outages.answered(now),
+        }
+        match error {
             Some(error) if !self.away => {
                 self.away = true;
                 self.observers.tell(Observed::Away { error });

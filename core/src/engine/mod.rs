@@ -7,6 +7,7 @@ mod driver;
 mod hints;
 pub(crate) mod hold;
 mod line;
+mod outage_log;
 mod pending;
 mod releases;
 mod renewals;

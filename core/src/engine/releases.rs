@@ -189,7 +189,7 @@ impl Releases {
             Err(error) if !error.is_retryable() && alone => return Some(Err(error)),
             Err(error) => {
                 let lock = &lease.name;
-                tracing::warn!(%lock, %error, "a release failed, will try again");
+                tracing::debug!(%lock, %error, "a release failed, will try again");
                 pending.is_suspect = !error.is_retryable();
                 let again = Pace::after_error(pending.failures, now, jitter);
                 pending.failures += 1;

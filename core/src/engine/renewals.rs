@@ -175,7 +175,11 @@ impl Renewals {
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                tracing::warn!(leases = count, %error, "a renewal failed, will try again");
+                if error.is_retryable() {
+                    tracing::debug!(leases = count, %error, "a renewal failed, will try again");
+                } else {
+                    tracing::warn!(leases = count, %error, "a renewal failed, will try again");
+                }
                 (vec![Renewed::Skipped; count], !error.is_retryable())
             }
         };

@@ -578,7 +578,7 @@ impl WaitQueue {
                 let lock = &pending.request.claim.name;
                 match event {
                     Answer::Failed => {
-                        tracing::warn!(%lock, %error, "asking for a lock failed, will ask again");
+                        tracing::debug!(%lock, %error, "asking for a lock failed, will ask again");
                     }
                     _ if state == State::Done => tracing::warn!(
                         %lock, %error, "what became of a request for a lock that failed is not known"
