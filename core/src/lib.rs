@@ -15,8 +15,10 @@
 
 mod callbacks;
 mod engine;
+mod health;
 mod locked;
 mod locks;
+mod spans;
 mod words;
 
 pub mod backend;
@@ -35,6 +37,7 @@ pub use backend::{
 pub use backend::{hosts, identifier, ledger};
 pub use engine::backoff::Retry;
 pub use error::{Error, ErrorKind, Result};
+pub use health::{Health, Outage};
 pub use locks::guard::Guard;
 pub use locks::lease::{Ended, Lease};
 pub use locks::request::LockRequest;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::backend::Busy;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::health::Vitals;
 use crate::words::identity::LeaseId;
 use crate::words::loss::LossReason;
 use crate::words::name::LockName;
@@ -30,11 +31,16 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 
 /// What an [`Observer`] is told.
 ///
-/// Each [`Waiting`](Self::Waiting) is followed by one [`Granted`](Self::Granted) or [`NotGranted`](Self::NotGranted), and
+/// [`Started`](Self::Started) comes first, and after [`Stopped`](Self::Stopped) only waits end. Each [`Waiting`](Self::Waiting) is followed by one [`Granted`](Self::Granted) or [`NotGranted`](Self::NotGranted), and
 /// each `Granted` of a lease that was not joined by one [`Lost`](Self::Lost) or [`Released`](Self::Released).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'e> {
+    /// The locks are there: nothing was asked before.
+    Started {
+        /// What the backend calls itself, such as `postgres`.
+        backend: &'static str,
+    },
     /// Somebody asks for a lock.
     Waiting {
         /// The lock.
@@ -98,6 +104,9 @@ pub enum Event<'e> {
     },
     /// The database answers again.
     Back,
+    /// The locks have ended, by a shutdown or with their last user, and all their leases with them. If the database was away
+    /// nobody asks any more whether it is back.
+    Stopped,
 }
 
 /// Why somebody goes without a lock.
@@ -112,28 +121,54 @@ pub enum NotGranted<'e> {
     Failed(&'e Error),
 }
 
-/// All observers of a [`Locks`](crate::Locks).
+impl NotGranted<'_> {
+    /// In one word, for labels and fields: `busy`, `abandoned`, `timeout`, `unavailable`, or `error` for all else.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Abandoned => "abandoned",
+            Self::Failed(error) => match error.kind() {
+                ErrorKind::Timeout => "timeout",
+                ErrorKind::Unavailable => "unavailable",
+                _ => "error",
+            },
+        }
+    }
+}
+
+/// All observers of a [`Locks`](crate::Locks), and what is known of its health whoever observes.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Observers(Arc<[Arc<dyn Observer>]>);
+pub(crate) struct Observers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    observers: Vec<Arc<dyn Observer>>,
+    vitals: Vitals,
+}
 
 impl Observers {
     pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> Self {
-        Self(observers.into())
+        Self(Arc::new(Inner { observers, vitals: Vitals::default() }))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.observers.is_empty()
+    }
+
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.0.vitals
     }
 
     pub(crate) fn tell(&self, event: Event<'_>) {
-        for observer in &*self.0 {
+        for observer in &self.0.observers {
             // What is the user's must not end the engine.
             let _ = catch_unwind(AssertUnwindSafe(|| observer.on(event)));
         }
     }
 
     pub(crate) async fn flush(&self) {
-        for observer in &*self.0 {
+        for observer in &self.0.observers {
             observer.flush().await;
         }
     }

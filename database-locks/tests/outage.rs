@@ -60,8 +60,13 @@ async fn return_of(server: &(impl Server + Deref<Target = Access>)) {
     waits.recv().await.unwrap();
 
     server.stop_hard().unwrap();
-    // Long enough for some asks to fail.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let is_away = async {
+        while there.health().is_ready() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_away).await.expect("some asks fail");
+    assert_eq!(there.health().waiting, 1);
     server.start_again().unwrap();
 
     guard.check().unwrap();
@@ -69,6 +74,8 @@ async fn return_of(server: &(impl Server + Deref<Target = Access>)) {
     guard.release().await.unwrap();
     let next = waiting.await.unwrap().unwrap();
     assert!(next.token() > first);
+    let health = there.health();
+    assert!(health.is_ready() && health.held == 1 && health.waiting == 0, "{health:?}");
     next.release().await.unwrap();
 }
 
@@ -83,4 +90,6 @@ async fn absence_of(server: &(impl Server + Deref<Target = Access>)) {
     // The holder cannot renew, and gives up.
     let lost = tokio::time::timeout(PATIENCE, guard.lost()).await;
     assert!(lost.is_ok(), "the loss must be signalled without the database");
+    let health = here.health();
+    assert!(health.outage.is_some() && health.held == 0, "{health:?}");
 }

@@ -48,6 +48,7 @@ use crate::backend::{Busy, Capabilities, LeaseInfo, ListQuery, LockBackend};
 use crate::engine::backoff::Retry;
 use crate::engine::runtime::Runtime;
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::locks::LocksBuilder;
 use crate::locks::lease::Lease;
 use crate::words::identity::{LeaseId, Token};
@@ -171,6 +172,12 @@ impl Locks {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.0.is_enabled()
+    }
+
+    /// How these locks are: see [`crate::Locks::health`]. It waits for nobody, and may be called anywhere.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.health()
     }
 
     /// What the backend is and can do.

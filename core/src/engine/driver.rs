@@ -67,8 +67,6 @@ pub(crate) struct Driver {
     tasks: JoinSet<Done>,
     closing: Option<Vec<oneshot::Sender<()>>>,
     observers: Observers,
-    /// Whether the last answer of the database was that it is not there.
-    away: bool,
     outages: OutageLog,
 }
 
@@ -113,7 +111,6 @@ impl Driver {
             tasks: JoinSet::new(),
             closing: None,
             observers,
-            away: false,
             outages: OutageLog::new(can.backend),
         }
     }
@@ -167,7 +164,7 @@ impl Driver {
             self.handle_command(command);
         }
         let closing = self.closing.take();
-        self.observers.flush().await;
+        self.stop().flush().await;
         for waiting in closing.into_iter().flatten() {
             let _ = waiting.send(());
         }
@@ -384,21 +381,20 @@ impl Driver {
 
     /// Tells of the database by what came of a request.
     fn observe(&mut self, error: Option<&Error>, now: Duration) {
-        let error = error.filter(|error| error.is_retryable());
-        match error {
-            Some(error) => self.outages.failed(error, now),
-            None => self.outages.answered(now),
-        }
-        match error {
-            Some(error) if !self.away => {
-                self.away = true;
-                self.observers.tell(Observed::Away { error });
+        let vitals = self.observers.vitals();
+        match error.filter(|error| error.is_retryable()) {
+            Some(error) => {
+                self.outages.failed(error, now);
+                if vitals.failed(error, now) {
+                    self.observers.tell(Observed::Away { error });
+                }
             }
-            None if self.away => {
-                self.away = false;
-                self.observers.tell(Observed::Back);
+            None => {
+                self.outages.answered(now);
+                if vitals.answered(now) {
+                    self.observers.tell(Observed::Back);
+                }
             }
-            _ => {}
         }
     }
 
@@ -406,7 +402,8 @@ impl Driver {
         let Grant { request, token, ours_since } = grant;
         let claim = &request.claim;
         let id = claim.lease(token);
-        let lease = Lease::granted(id, request.terms, self.clock, asked_at);
+        let observers = self.observers.clone();
+        let lease = Lease::granted(id, request.terms, self.clock, asked_at, observers);
         self.renewals.watch(lease.clone(), asked_at, ours_since);
         if claim.owner.is_explicit() {
             let key = (claim.name.clone(), claim.owner.clone());
@@ -437,19 +434,33 @@ impl Driver {
     fn handle_hint(&mut self, hint: Wakeup) {
         let now = self.clock.now();
         match hint {
-            Wakeup::Listening => self.waiting.set_listening(true, now),
+            Wakeup::Listening => self.set_listening(true, now),
             Wakeup::Released { name, by } => self.waiting.heard(&name, by, now),
-            Wakeup::Missed => self.waiting.set_listening(false, now),
+            Wakeup::Missed => self.set_listening(false, now),
         }
     }
-}
 
-/// Nobody will renew the leases any more, whatever made the engine end.
-impl Drop for Driver {
-    fn drop(&mut self) {
+    fn set_listening(&mut self, listening: bool, now: Duration) {
+        self.observers.vitals().set_listening(listening);
+        self.waiting.set_listening(listening, now);
+    }
+
+    /// Nobody renews the leases any more. Tells so, the first time, and says whom it has told.
+    fn stop(&mut self) -> Observers {
         for lease in self.renewals.leases() {
             lease.apply(Event::Gone(LossReason::Shutdown));
         }
+        let observers = std::mem::take(&mut self.observers);
+        observers.vitals().set_listening(false);
+        observers.tell(Observed::Stopped);
+        observers
+    }
+}
+
+/// Whatever made the engine end.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -30,7 +30,8 @@ use tokio::task::JoinSet;
 use crate::backend::{Busy, LockBackend};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::observer::Observers;
+use crate::health::Health;
+use crate::observer::{Event, Observers};
 
 use self::driver::{Command, Driver, shut_down};
 use self::hold::Hold;
@@ -58,6 +59,7 @@ impl Engine {
         forget_idle: Option<Duration>,
         observers: Observers,
     ) -> Self {
+        observers.tell(Event::Started { backend: backend.capabilities().backend });
         let (commands, receiver) = mpsc::unbounded_channel();
         let Runtime { handle: runtime, alive } = runtime;
         let clock = match alive {
@@ -95,6 +97,14 @@ impl Engine {
 
     pub(crate) fn request_timeout(&self) -> Duration {
         self.request_timeout
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.observers.vitals().look(self.clock.now(), !self.commands.is_closed())
     }
 
     pub(crate) fn next_id(&self) -> RequestId {

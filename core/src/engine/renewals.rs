@@ -290,7 +290,8 @@ mod tests {
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
         for (name, terms) in leases {
             let id = Claim::new(LockName::new(name).unwrap()).lease(Token::new(1));
-            renewals.watch(Lease::granted(id, *terms, Clock::Boot, start), start, start);
+            let lease = Lease::granted(id, *terms, Clock::Boot, start, Observers::default());
+            renewals.watch(lease, start, start);
         }
         (renewals, start)
     }
@@ -380,7 +381,8 @@ mod tests {
         let terms = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
         let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
-        renewals.watch(Lease::granted(id.clone(), terms, Clock::Boot, clock), clock, clock);
+        let lease = Lease::granted(id.clone(), terms, Clock::Boot, clock, Observers::default());
+        renewals.watch(lease, clock, clock);
         let asked = clock + Duration::from_millis(60);
         renewals.tick(asked);
         let Some(late) = renewals.depart(asked) else {

@@ -33,6 +33,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(caller: Caller, lock: LockName, clock: Clock, observers: Observers) -> Self {
+        observers.vitals().begin_wait();
         observers.tell(Event::Waiting { lock: &lock });
         Self { caller: Some(caller), lock, clock, asked: clock.now(), observers }
     }
@@ -44,9 +45,10 @@ impl Reply {
             return;
         }
         let Some(caller) = self.caller.take() else { return };
+        self.observers.vitals().end_wait();
         // Before the caller hears, so that what they see then is up to date.
         match &answer {
-            Ok(Some(hold)) => hold.lease().observed_by(&self.observers, self.after()),
+            Ok(Some(hold)) => hold.lease().tell_grant(self.after()),
             Ok(None) => self.not_granted(NotGranted::Busy),
             Err(error) => self.not_granted(NotGranted::Failed(error)),
         }
@@ -65,6 +67,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.caller.is_some() {
+            self.observers.vitals().end_wait();
             self.not_granted(NotGranted::Abandoned);
         }
     }
@@ -137,25 +140,27 @@ mod tests {
         LockName::new("x").unwrap()
     }
 
-    fn hold() -> Hold {
-        let id = Claim::new(name()).lease(Token::new(1));
-        let lease = Lease::granted(id, Terms::switched_off(), Clock::Boot, Duration::ZERO);
+    fn hold(observers: &Observers) -> Hold {
+        let (id, terms) = (Claim::new(name()).lease(Token::new(1)), Terms::switched_off());
+        let lease = Lease::granted(id, terms, Clock::Boot, Duration::ZERO, observers.clone());
         Hold::new(lease, mpsc::unbounded_channel().0)
     }
 
-    fn observed() -> (Arc<Seen>, impl Fn(Caller) -> Reply) {
+    fn observed() -> (Arc<Seen>, Observers, impl Fn(Caller) -> Reply) {
         let seen = Arc::new(Seen::default());
         let observers = Observers::new(vec![Arc::clone(&seen) as Arc<dyn Observer>]);
-        (seen, move |caller| Reply::new(caller, name(), Clock::Boot, observers.clone()))
+        let theirs = observers.clone();
+        let reply = move |caller| Reply::new(caller, name(), Clock::Boot, theirs.clone());
+        (seen, observers, reply)
     }
 
     #[test]
     fn each_wait_and_each_lease_ends_once() {
-        let (seen, reply) = observed();
+        let (seen, observers, reply) = observed();
         let (caller, _answer) = oneshot::channel();
         let first = reply(caller);
         assert_eq!(seen.take(), ["Waiting"]);
-        let (sender, hold) = (mpsc::unbounded_channel().0, hold());
+        let (sender, hold) = (mpsc::unbounded_channel().0, hold(&observers));
         first.send(Ok(Hold::join(hold.lease(), &sender)));
         assert_eq!(seen.take(), ["Granted"]);
         let (caller, _answer) = oneshot::channel();
@@ -179,12 +184,12 @@ mod tests {
 
     #[test]
     fn a_caller_that_has_gone_holds_nothing() {
-        let (seen, reply) = observed();
+        let (seen, observers, reply) = observed();
         for is_dropped in [true, false] {
             let (caller, answer) = oneshot::channel();
             let reply = reply(caller);
             drop(answer);
-            let hold = hold();
+            let hold = hold(&observers);
             let lease = hold.lease().clone();
             if is_dropped {
                 drop(reply);

@@ -15,6 +15,7 @@ use crate::backend::{Capabilities, LeaseInfo, ListQuery, LockBackend, Release, R
 use crate::engine::Engine;
 use crate::engine::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::Health;
 use crate::locks::request::{Defaults, LockRequest, Requests};
 use crate::locks::rwlock::RwLock;
 use crate::locks::semaphore::Semaphore;
@@ -184,6 +185,13 @@ impl Locks {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.requests.defaults.enabled
+    }
+
+    /// How these locks are, as far as this process knows: for a readiness endpoint. Asks the database nothing, and waits for
+    /// nobody.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.requests.engine.health()
     }
 
     /// What the backend is and can do.

@@ -4,14 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use tracing::Instrument;
+
 use crate::backend::{Busy, Claim};
 use crate::engine::backoff::Retry;
+use crate::engine::hold::Hold;
 use crate::engine::request::Request;
 use crate::engine::{Engine, OnWait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locks::guard::Guard;
 use crate::locks::lease::state::{RenewBefore, Terms};
 use crate::locks::lease::{Lease, OnLost};
+use crate::spans;
 use crate::words::data::Data;
 use crate::words::identity::Attempt;
 use crate::words::loss::LossReason;
@@ -266,11 +271,34 @@ impl LockRequest {
     async fn request(mut self) -> Result<Option<Guard>> {
         let (on_wait, on_lost) = (self.on_wait.take(), self.on_lost.take());
         let (engine, request) = self.into_request()?;
-        let Some(hold) = engine.request(request, on_wait).await? else { return Ok(None) };
+        let answer = if spans::may_be_wanted() {
+            Self::request_in_spans(&engine, request, on_wait).await?
+        } else {
+            engine.request(request, on_wait).await?
+        };
+        let Some(hold) = answer else { return Ok(None) };
         if let Some(on_lost) = on_lost {
             hold.lease().on_lost(on_lost);
         }
         Ok(Some(Guard::new(hold)))
+    }
+
+    /// In a box, so that the futures of those who want no spans do not grow.
+    fn request_in_spans(
+        engine: &Engine,
+        request: Request,
+        on_wait: Option<OnWait>,
+    ) -> BoxFuture<'_, Result<Option<Hold>>> {
+        Box::pin(async move {
+            let backend = engine.backend().capabilities().backend;
+            let acquire = spans::Acquire::begin(&request.claim.name, backend, engine.clock());
+            let asked = engine.request(request, on_wait).instrument(acquire.span().clone());
+            let answer = acquire.end(asked.await);
+            if let Ok(Some(hold)) = &answer {
+                hold.lease().begin_span(backend);
+            }
+            answer
+        })
     }
 
     fn into_request(self) -> Result<(Arc<Engine>, Request)> {

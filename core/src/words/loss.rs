@@ -22,6 +22,33 @@ pub enum LossReason {
     Released,
 }
 
+impl LossReason {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Expired,
+        Self::Taken,
+        Self::Superseded,
+        Self::Forced,
+        Self::Deleted,
+        Self::Shutdown,
+        Self::Released,
+    ];
+
+    /// In one word, for labels and fields.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Taken => "taken",
+            Self::Superseded => "superseded",
+            Self::Forced => "forced",
+            Self::Deleted => "deleted",
+            Self::Shutdown => "shutdown",
+            Self::Released => "released",
+        }
+    }
+}
+
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tracing::Span;
 
 use crate::callbacks;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::observer::{self, Observers};
+use crate::spans;
 use crate::words::identity::{LeaseId, Token};
 use crate::words::loss::LossReason;
 use crate::words::name::LockName;
@@ -32,6 +34,7 @@ struct Inner {
     id: LeaseId,
     terms: Terms,
     clock: Clock,
+    observers: Observers,
     /// Until when the lease is good if nothing happens, in µs of the clock: zero once it is over. Written under the lock of
     /// what is known, and read without it.
     good_until: AtomicU64,
@@ -51,8 +54,9 @@ struct Known {
 #[derive(Default)]
 struct Listeners {
     callbacks: Vec<OnLost>,
-    /// Those that were told of the grant, and when.
-    observers: Option<(Observers, Duration)>,
+    /// When observers were told of the grant.
+    observed_since: Option<Duration>,
+    span: Option<Span>,
 }
 
 /// How a lease has ended.
@@ -66,11 +70,19 @@ pub enum Ended {
 
 impl Lease {
     /// A lease that one holder keeps.
-    pub(crate) fn granted(id: LeaseId, terms: Terms, clock: Clock, asked_at: Duration) -> Self {
+    pub(crate) fn granted(
+        id: LeaseId,
+        terms: Terms,
+        clock: Clock,
+        asked_at: Duration,
+        observers: Observers,
+    ) -> Self {
+        observers.vitals().begin_hold();
         Self(Arc::new(Inner {
             id,
             terms,
             clock,
+            observers,
             good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
             holders: AtomicUsize::new(1),
             known: Mutex::new(Known { state: State::granted(asked_at, &terms), listeners: None }),
@@ -187,24 +199,38 @@ impl Lease {
     }
 
     /// Tells observers that the lease is granted, and of its end once it ends.
-    pub(crate) fn observed_by(&self, observers: &Observers, after: Duration) {
+    pub(crate) fn tell_grant(&self, after: Duration) {
+        let observers = &self.0.observers;
         if observers.is_empty() {
             return;
         }
         let (mut known, now) = (self.known(), self.0.clock.now());
-        let joined = known.listeners().observers.is_some();
+        let joined = known.listeners().observed_since.is_some();
         // Under the lock, so that nobody hears of its end before.
         observers.tell(observer::Event::Granted { lease: self.id(), after, joined });
         if known.state.is_over() {
-            self.tell_end(observers, now, known.state.phase);
+            self.tell_end(now, known.state.phase);
         } else {
-            known.listeners().observers.get_or_insert_with(|| (observers.clone(), now));
+            known.listeners().observed_since.get_or_insert(now);
         }
     }
 
-    fn tell_end(&self, observers: &Observers, since: Duration, phase: Phase) {
+    /// Keeps a span open until the lease ends. It begins where its first holder is.
+    pub(crate) fn begin_span(&self, backend: &'static str) {
+        // Under the lock, so that a lease has one, also where several hold it.
+        let mut known = self.known();
+        let has_one = known.listeners.as_ref().is_some_and(|all| all.span.is_some());
+        if has_one || known.state.is_over() {
+            return;
+        }
+        if let Some(span) = spans::hold(self.id(), backend) {
+            known.listeners().span = Some(span);
+        }
+    }
+
+    fn tell_end(&self, since: Duration, phase: Phase) {
         let (lease, after) = (self.id(), self.0.clock.now().saturating_sub(since));
-        observers.tell(match phase {
+        self.0.observers.tell(match phase {
             Phase::Lost(reason) => observer::Event::Lost { lease, reason, after },
             _ => observer::Event::Released { lease, after },
         });
@@ -239,17 +265,30 @@ impl Lease {
     pub(crate) fn apply(&self, event: Event) -> State {
         let now = self.0.clock.now();
         let mut known = self.known();
+        let was_over = known.state.is_over();
         let state = known.state.on(event, now, &self.0.terms);
         known.state = state;
         self.0.good_until.store(good_until(state), Ordering::Release);
         if !state.is_over() {
             return state;
         }
-        let Listeners { callbacks, observers } =
+        let Listeners { callbacks, observed_since, span } =
             known.listeners.take().map(|all| *all).unwrap_or_default();
         drop(known);
-        if let Some((observers, since)) = observers {
-            self.tell_end(&observers, since, state.phase);
+        if !was_over {
+            self.0.observers.vitals().end_hold();
+        }
+        if let Some(since) = observed_since {
+            self.tell_end(since, state.phase);
+        }
+        if let Some(span) = span {
+            spans::end_hold(
+                &span,
+                match state.phase {
+                    Phase::Lost(reason) => reason.as_str(),
+                    _ => "released",
+                },
+            );
         }
         self.0.over.notify_waiters();
         if let Phase::Lost(reason) = state.phase {
