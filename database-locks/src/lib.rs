@@ -40,8 +40,8 @@
 //! | `mysql` | `mysql://...`, `mariadb://...` | many hosts with a MySQL, a MariaDB or a Galera cluster |
 //! | `memory` | `memory:` | unit tests, in one process |
 //!
-//! The feature `macros` (default) is `#[locked]`, which runs a whole function under a lock. Each
-//! other feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
+//! The feature `macros` (default) is `#[locked]`, which runs a whole function under a lock, and `metrics` is
+//! the observer `Metrics`. Each other feature only adds a backend: none changes how another behaves. [`Locks::new`] takes any
 //! [`LockBackend`] of your own.
 //!
 //! # Without async
@@ -68,6 +68,24 @@
 //! default TTL and when to renew, a status file, and whether there are locks at all. [`init`] makes
 //! locks the ones of the process, and [`locks()`] gives them wherever they are needed.
 //!
+//! # Operation
+//!
+//! - **Metrics**: the observer `Metrics` (feature `metrics`) records them by the crate `metrics`.
+//! - **Traces**: spans of `tracing` of the level INFO and the target `database_locks`. They cost nothing that can be measured
+//!   where nobody subscribes to that level.
+//!
+//!   | span | from | to | fields |
+//!   |---|---|---|---|
+//!   | `lock.acquire` | a request | its outcome | `lock`, `backend`, `outcome` (`acquired`, `busy`, `timeout`, `unavailable`, `abandoned` or `error`), `waited` (seconds) |
+//!   | `lock.hold` | the grant of a lease | its release or loss | `lock`, `token`, `backend`, `ended` (`released`, or the [`LossReason`] in lower case) |
+//!
+//!   Both are children of the caller's span. Callbacks of `on_wait` are called in `lock.acquire`; the work under a lock is
+//!   not in `lock.hold`, which nobody enters.
+//! - **Readiness**: [`Locks::health`] says whether the database has answered, what is held and who waits, without asking.
+//! - **Logs**, by `tracing`: one warning when the database does not answer, and one once it has answered everything for 5 s,
+//!   however many requests fail; one for each lease that is lost. The failures themselves are at DEBUG.
+//! - [`Observer`] hears of everything of which these are made.
+//!
 //! # What a lease promises, and what it cannot
 //!
 //! While a [`Guard`] passes [`check`](Guard::check), nobody else was granted the lock, as long as
@@ -80,6 +98,8 @@
 mod connect;
 #[cfg(feature = "macros")]
 mod locked;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod process;
 mod settings;
 mod status;
@@ -88,6 +108,8 @@ pub mod blocking;
 #[doc = include_str!("../docs/coming-from-django-database-locks.md")]
 pub mod coming_from_django_database_locks {}
 
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
 pub use connect::{Connect, migrate, schema_sql};
 pub use database_locks_core::*;
 #[cfg(feature = "macros")]

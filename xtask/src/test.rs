@@ -10,9 +10,10 @@ use database_locks_test_servers::Redis;
 
 use crate::{bench, command, install, instructions, test_programs};
 
-/// The backends of `database-locks`, each of which builds alone and with any others. The feature
-/// `macros`, which only adds a name, is checked without any and with all of them.
+/// The backends of `database-locks`, each of which builds alone and with any others.
 const BACKENDS: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
+/// Its features that only add a name: each is checked without any backend, and all of them with all.
+const NAMES: [&str; 2] = ["macros", "metrics"];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -89,7 +90,7 @@ fn lint() -> Result<()> {
             .collect::<Vec<_>>()
             .join(",")
     });
-    for features in chosen.chain(["macros".to_owned()]) {
+    for features in chosen.chain(NAMES.map(str::to_owned)) {
         cargo(&[
             "clippy",
             "--package=database-locks",
