@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use database_locks_core::fence::Fence;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Attempt, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery,
@@ -649,6 +650,10 @@ impl LockBackend for MysqlBackend {
             Ok(done.into_iter().map(u64::from).sum())
         };
         clean_up.await.map_err(|error: Error| error.with_operation("clean_up"))
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        Some(self.tables.fence())
     }
 }
 

@@ -29,8 +29,10 @@
 
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
+use database_locks_core::fence::{Dialect, Fence, FenceParam, FenceSql, Statement};
 use database_locks_core::{Claim, LeaseId, ListQuery, LockName, Renewal, Share, Standing, Ttl};
 use mysql_async::Params;
 
@@ -39,7 +41,7 @@ use crate::lists::{
     CHANGED, CHANGES, GONE, MARKED, NEW, SHARES, change_row, hexadecimal, share_rows,
 };
 use crate::literal::{hex, text};
-use crate::state::{Change, NEVER};
+use crate::state::{Change, NEVER, SHARED};
 
 const NOW: &str = "UTC_TIMESTAMP(6)";
 
@@ -127,6 +129,9 @@ pub(crate) struct Tables {
     claim: String,
     hand_over: String,
     release: String,
+    fence: Arc<str>,
+    fence_share: Arc<str>,
+    lookup: Arc<str>,
 }
 
 impl Tables {
@@ -158,7 +163,40 @@ impl Tables {
              lease_expires_at = NULL WHERE name = ? AND {}",
             alive(["UNHEX(?)", "?", "?", "?"]),
         );
-        Self { lock, share, claim, hand_over, release }
+        let held = Standing::Held.code();
+        let identity = ["UNHEX(?)", "?", "?", "?"];
+        // They write the row, so that a cluster certifies it: neither a claim nor another fence commits beside them. Above
+        // `READ COMMITTED` and below, both tables are read as they are now, and locked.
+        let fence = format!("UPDATE {lock} l SET l.version = l.version + 1 WHERE l.name = ?");
+        let fence_share = format!(
+            "{fence} AND l.attempt IS NULL AND l.locked_by = '{SHARED}' AND {} AND EXISTS \
+             (SELECT 1 FROM {share} s WHERE s.name = l.name AND {} AND s.standing = {held} \
+             AND s.expires_at > {NOW} LOCK IN SHARE MODE)",
+            lives(),
+            identified(identity),
+        );
+        let fence = format!("{fence} AND {} AND standing = {held}", alive(identity));
+        let lookup = format!("SELECT 1 FROM {lock} WHERE name = ?");
+        let [fence, fence_share, lookup] = [fence, fence_share, lookup].map(Into::into);
+        Self { lock, share, claim, hand_over, release, fence, fence_share, lookup }
+    }
+
+    /// What fences a transaction of the user's own.
+    pub(crate) fn fence(&self) -> Fence {
+        let [whole, share, lookup] = [&self.fence, &self.fence_share, &self.lookup].map(Arc::clone);
+        Fence::new(move |lease| {
+            let sql = if lease.share.is_exclusive() { &whole } else { &share };
+            let name = FenceParam::Text(lease.name.as_str().to_owned());
+            let params = [
+                name.clone(),
+                FenceParam::Text(hexadecimal(lease.attempt)),
+                FenceParam::Integer(i64::try_from(lease.token.get()).unwrap_or(i64::MAX)),
+                FenceParam::Text(lease.owner.label().to_owned()),
+                FenceParam::Integer(lease.owner.is_explicit().into()),
+            ];
+            FenceSql::new(Dialect::MySql, Statement::new(Arc::clone(sql), params))
+                .with_lookup(Statement::new(Arc::clone(&lookup), [name]))
+        })
     }
 
     /// Makes rows for `names`, where there are none.
@@ -577,10 +615,20 @@ pub(crate) fn span(duration: Duration) -> u64 {
 }
 
 /// Whether a row is of this lease, which holds all of its lock, and it is alive.
-fn alive([attempt, token, locked_by, explicit_owner]: [&str; 4]) -> String {
+fn alive(identity: [&str; 4]) -> String {
+    format!("{} AND {}", identified(identity), lives())
+}
+
+/// Whether a name is held, and by leases of ours.
+fn lives() -> String {
+    format!("lease_expires_at = expires_at AND expires_at > {NOW}")
+}
+
+/// Whether a row of either table is of this lease.
+fn identified([attempt, token, locked_by, explicit_owner]: [&str; 4]) -> String {
     format!(
         "attempt = {attempt} AND token = {token} AND locked_by = {locked_by} \
-         AND explicit_owner = {explicit_owner} AND lease_expires_at = expires_at AND expires_at > {NOW}"
+         AND explicit_owner = {explicit_owner}"
     )
 }
 

@@ -19,7 +19,7 @@ use mysql_async::prelude::FromValue;
 use uuid::Uuid;
 
 /// In `locked_by` of a name that is held by shares. Its `attempt` is null then.
-const SHARED: &str = "(shared)";
+pub(crate) const SHARED: &str = "(shared)";
 
 /// The expiry of a lease that never expires: 9999-01-01, which every client can read.
 pub(crate) const NEVER: Duration = Duration::from_secs(253_370_764_800);

@@ -1,9 +1,11 @@
 //! The verbs: what is asked of which connection, and what the answers mean.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use database_locks_core::fence::{Dialect, Fence, FenceParam, FenceSql, Statement};
 use database_locks_core::{
     Attempt, Busy, Capabilities, Claim, Data, Error, ErrorKind, Holder, How, LeaseId, LeaseInfo,
     ListQuery, LockBackend, LockName, LossReason, Owner, Release, Released, Renewal, Renewed,
@@ -440,6 +442,15 @@ impl LockBackend for PostgresBackend {
         wakeups::listen(&self.connections, &self.tables.channel(), &self.client)
             .await
             .map_err(|error| error.with_operation("listen"))
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        let sql = Arc::clone(&self.statements.fence);
+        Some(Fence::new(move |lease| {
+            let name = FenceParam::Text(lease.name.as_str().to_owned());
+            let params = [name, FenceParam::Integer(int8(lease.token))];
+            FenceSql::new(Dialect::Postgres, Statement::new(Arc::clone(&sql), params))
+        }))
     }
 }
 

@@ -32,6 +32,8 @@
 //! changed since is an error 40001 instead of "contended"; the backend then wraps its statements into
 //! explicit `READ COMMITTED` transactions.
 
+use std::sync::Arc;
+
 use database_locks_core::Standing;
 use database_locks_core::ledger::Ledger;
 
@@ -151,6 +153,8 @@ pub(crate) struct Statements {
     pub(crate) list: String,
     /// Forgets names: `$1` idle time in µs.
     pub(crate) clean_up: String,
+    /// Fences a transaction of the user's own: `$1` name, `$2` token.
+    pub(crate) fence: Arc<str>,
     /// Makes tables and functions, or adds what is missing. Each statement may be repeated.
     pub(crate) schema: String,
     /// Whether all of that is there: `$1` and `$2` the tables, `$3` the functions.
@@ -223,6 +227,7 @@ impl Statements {
             },
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
+            fence: named("select {fence}($1, $2)").into(),
             schema: named(&schema.join("\n")),
             is_migrated: IS_MIGRATED,
             functions: functions.into_iter().map(|(_, function)| function).collect(),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use database_locks_core::fence::Fence;
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Capabilities, Claim, Error, LeaseInfo, ListQuery, LockBackend, LockName, Release, Released,
@@ -367,6 +368,10 @@ impl LockBackend for SqliteBackend {
         .map_err(|error| self.classify(error, "clean up"))?;
         connection.put_back();
         Ok(forgotten)
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        Some(self.sql.fence(self.host.clone()))
     }
 }
 

@@ -5,8 +5,10 @@
 //! decided by [`Ledger`] alone; nothing here compares times or weights.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use database_locks_core::fence::{Dialect, Fence, FenceParam, FenceSql, Statement};
 use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
 use database_locks_core::{Attempt, Data, LockName, Owner, Share, Standing, Token};
 use futures_util::TryStreamExt;
@@ -14,6 +16,8 @@ use futures_util::stream::BoxStream;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use uuid::Uuid;
+
+use crate::host::Host;
 
 /// Takes the write lock of the file before anything is read, so that nobody can decide between
 /// the reading and the writing. It does not wait for it: whoever begins tries again.
@@ -380,6 +384,38 @@ CREATE TABLE IF NOT EXISTS {tokens} (
             }
         }
         Ok(())
+    }
+
+    /// What fences a transaction of the user's own on `host`.
+    ///
+    /// It writes, so that the transaction has the write lock of the file, beside which nobody is granted anything. A lease whose
+    /// place was given away is marked as ended, or deleted, so that an older time can make alive only what nobody has
+    /// followed.
+    pub(crate) fn fence(&self, host: Host) -> Fence {
+        let Self { names, leases, .. } = self;
+        let sql: Arc<str> = format!(
+            "UPDATE {leases} SET standing = standing WHERE name = ?1 AND token = ?2 AND attempt = ?3 \
+             AND owner = ?4 AND owner_is_explicit = ?5 AND standing = {} \
+             AND released_at IS NULL AND (expires_at IS NULL OR expires_at > ?7) \
+             AND EXISTS (SELECT 1 FROM {names} n WHERE n.name = ?1 AND n.boot = ?6)",
+            Standing::Held.code(),
+        )
+        .into();
+        let lookup: Arc<str> = format!("SELECT 1 FROM {names} WHERE name = ?1").into();
+        Fence::new(move |lease| {
+            let name = FenceParam::Bytes(key(&lease.name));
+            let params = [
+                name.clone(),
+                FenceParam::Integer(number(lease.token.get())),
+                FenceParam::Bytes(lease.attempt.as_uuid().as_bytes().to_vec()),
+                FenceParam::Text(lease.owner.label().to_owned()),
+                FenceParam::Integer(lease.owner.is_explicit().into()),
+                FenceParam::Bytes(host.boot.as_bytes().to_vec()),
+                FenceParam::Integer(micros(host.now().since_boot)),
+            ];
+            FenceSql::new(Dialect::Sqlite, Statement::new(Arc::clone(&sql), params))
+                .with_lookup(Statement::new(Arc::clone(&lookup), [name]))
+        })
     }
 
     fn select(&self) -> String {

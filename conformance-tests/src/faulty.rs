@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use database_locks_core::async_trait;
+use database_locks_core::fence::Fence;
 use database_locks_core::{
     Capabilities, Claim, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Release, Released,
     Renewal, Renewed, Result, Verdict, Wakeup, Wakeups,
@@ -197,6 +198,10 @@ impl LockBackend for FaultyBackend {
             return Ok(Some(Wakeups::new(listening.chain(futures_util::stream::pending()))));
         }
         self.spoil(Verb::Wakeups, self.inner.wakeups()).await
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.inner.fence()
     }
 }
 

@@ -9,7 +9,7 @@
 //!   is held, and [`Lease`] a view of it to hand around.
 //! - [`blocking`] has their twins for code without async.
 //! - [`LockBackend`] is the contract, [`ledger`] its rule as a pure model. [`hosts`] chooses between
-//!   several hosts of one database.
+//!   several hosts of one database, and [`fence`] is what a user's own transaction runs to be protected by a lease.
 //! - `key_value` makes a backend of any store that can compare and set (feature `key-value`; the feature
 //!   `serde` alone lets a ledger be written and read).
 
@@ -34,7 +34,7 @@ pub use backend::{
     Busy, Capabilities, Claim, Holder, How, LeaseInfo, ListQuery, LockBackend, Release, Released,
     Releaser, Renewal, Renewed, Standing, Verdict, Wakeup, Wakeups,
 };
-pub use backend::{hosts, identifier, ledger};
+pub use backend::{fence, hosts, identifier, ledger};
 pub use engine::backoff::Retry;
 pub use error::{Error, ErrorKind, Result};
 pub use health::{Health, Outage};

@@ -5,6 +5,7 @@
 //! Whoever writes one holds it to the suite in `database-locks-conformance`.
 
 pub(crate) mod disabled;
+pub mod fence;
 pub mod hosts;
 pub mod identifier;
 #[cfg(feature = "key-value")]
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
 
+use crate::backend::fence::Fence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::data::Data;
 use crate::words::identity::{Attempt, LeaseId, Token};
@@ -113,6 +115,12 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// connection does, and the engine asks for a new one.
     async fn wakeups(&self) -> Result<Option<Wakeups>> {
         Ok(None)
+    }
+
+    /// How a transaction of the user's own is fenced by a lease, or `None` where the leases are in no database that has
+    /// transactions. Constant for the life of the backend.
+    fn fence(&self) -> Option<Fence> {
+        None
     }
 }
 

@@ -44,6 +44,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::fence::FenceSql;
 use crate::backend::{Busy, Capabilities, LeaseInfo, ListQuery, LockBackend};
 use crate::engine::backoff::Retry;
 use crate::engine::runtime::Runtime;
@@ -374,6 +375,15 @@ impl Guard {
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) once the lease is lost or past its deadline.
     pub fn check(&self) -> Result<()> {
         self.0.check()
+    }
+
+    /// The statement that fences a transaction of your own: see [`Lease::fence_sql`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Lease::fence_sql`].
+    pub fn fence_sql(&self) -> Result<Option<FenceSql>> {
+        self.0.fence_sql()
     }
 
     /// Waits until the lease is lost, or until `timeout` has passed: see [`Lease::wait_lost`].

@@ -23,8 +23,8 @@ use crate::engine::renewals::{self, Renewals};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::wait_queue::{self, Grant, HandOver, HandOverEnded, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
-use crate::locks::lease::Lease;
 use crate::locks::lease::state::{Event, Phase};
+use crate::locks::lease::{Lease, Shared};
 use crate::observer::{Event as Observed, Observers};
 use crate::words::identity::Attempt;
 use crate::words::loss::LossReason;
@@ -49,6 +49,8 @@ pub(crate) enum Command {
 pub(crate) struct Driver {
     backend: Arc<dyn LockBackend>,
     clock: Clock,
+    /// For the leases that are granted.
+    shared: Arc<Shared>,
     request_timeout: Duration,
     commands: mpsc::UnboundedReceiver<Command>,
     hints: mpsc::UnboundedReceiver<Wakeup>,
@@ -94,6 +96,11 @@ impl Driver {
         let (given_up_sender, given_up) = mpsc::unbounded_channel();
         let phase = backoff::Phase(fastrand::u16(..));
         Self {
+            shared: Arc::new(Shared {
+                clock,
+                fence: backend.fence(),
+                observers: observers.clone(),
+            }),
             backend,
             clock,
             request_timeout,
@@ -402,8 +409,7 @@ impl Driver {
         let Grant { request, token, ours_since } = grant;
         let claim = &request.claim;
         let id = claim.lease(token);
-        let observers = self.observers.clone();
-        let lease = Lease::granted(id, request.terms, self.clock, asked_at, observers);
+        let lease = Lease::granted(id, request.terms, Arc::clone(&self.shared), asked_at);
         self.renewals.watch(lease.clone(), asked_at, ours_since);
         if claim.owner.is_explicit() {
             let key = (claim.name.clone(), claim.owner.clone());

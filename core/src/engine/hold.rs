@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Claim;
-    use crate::clock::Clock;
+    use crate::locks::lease::Shared;
     use crate::locks::lease::state::Terms;
     use crate::observer::Observers;
     use crate::words::identity::Token;
@@ -82,13 +82,8 @@ mod tests {
     fn a_lease_is_given_up_once_by_the_last_of_those_who_share_it() {
         let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
         let (sender, mut given_up) = mpsc::unbounded_channel();
-        let lease = Lease::granted(
-            id,
-            Terms::switched_off(),
-            Clock::Boot,
-            Duration::ZERO,
-            Observers::default(),
-        );
+        let shared = Shared::of_a_test(Observers::default());
+        let lease = Lease::granted(id, Terms::switched_off(), shared, Duration::ZERO);
         let first = Hold::new(lease.clone(), sender.clone());
         let second = Hold::join(&lease, &sender).unwrap();
         assert!(first.release().is_none(), "somebody else keeps it");

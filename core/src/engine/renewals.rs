@@ -273,6 +273,7 @@ mod tests {
     use crate::backend::Claim;
     use crate::clock::Clock;
     use crate::error::{Error, ErrorKind};
+    use crate::locks::lease::Shared;
     use crate::locks::lease::state::{RenewBefore, Terms};
     use crate::words::identity::Token;
     use crate::words::loss::LossReason;
@@ -290,8 +291,8 @@ mod tests {
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
         for (name, terms) in leases {
             let id = Claim::new(LockName::new(name).unwrap()).lease(Token::new(1));
-            let lease = Lease::granted(id, *terms, Clock::Boot, start, Observers::default());
-            renewals.watch(lease, start, start);
+            let shared = Shared::of_a_test(Observers::default());
+            renewals.watch(Lease::granted(id, *terms, shared, start), start, start);
         }
         (renewals, start)
     }
@@ -381,8 +382,8 @@ mod tests {
         let terms = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
         let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
         let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
-        let lease = Lease::granted(id.clone(), terms, Clock::Boot, clock, Observers::default());
-        renewals.watch(lease, clock, clock);
+        let shared = Shared::of_a_test(Observers::default());
+        renewals.watch(Lease::granted(id.clone(), terms, shared, clock), clock, clock);
         let asked = clock + Duration::from_millis(60);
         renewals.tick(asked);
         let Some(late) = renewals.depart(asked) else {

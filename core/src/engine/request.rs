@@ -109,7 +109,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::locks::lease::{Lease, state};
+    use crate::locks::lease::{Lease, Shared, state};
     use crate::observer::Observer;
     use crate::words::identity::Token;
     use crate::words::loss::LossReason;
@@ -142,7 +142,7 @@ mod tests {
 
     fn hold(observers: &Observers) -> Hold {
         let (id, terms) = (Claim::new(name()).lease(Token::new(1)), Terms::switched_off());
-        let lease = Lease::granted(id, terms, Clock::Boot, Duration::ZERO, observers.clone());
+        let lease = Lease::granted(id, terms, Shared::of_a_test(observers.clone()), Duration::ZERO);
         Hold::new(lease, mpsc::unbounded_channel().0)
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use crate::backend::fence::FenceSql;
 use crate::engine::hold::Hold;
 use crate::error::{Error, Result};
 use crate::locks::lease::Lease;
@@ -55,6 +56,15 @@ impl Guard {
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost) once the lease is lost or past its deadline.
     pub fn check(&self) -> Result<()> {
         self.0.lease().check()
+    }
+
+    /// The statement that fences a transaction of your own: see [`Lease::fence_sql`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Lease::fence_sql`].
+    pub fn fence_sql(&self) -> Result<Option<FenceSql>> {
+        self.0.lease().fence_sql()
     }
 
     /// Waits until the lease is lost: see [`Lease::lost`].

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::Span;
 
+use crate::backend::fence::{Fence, FenceSql};
 use crate::callbacks;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::observer::{self, Observers};
 use crate::spans;
 use crate::words::identity::{LeaseId, Token};
@@ -33,8 +34,7 @@ pub struct Lease(Arc<Inner>);
 struct Inner {
     id: LeaseId,
     terms: Terms,
-    clock: Clock,
-    observers: Observers,
+    shared: Arc<Shared>,
     /// Until when the lease is good if nothing happens, in µs of the clock: zero once it is over. Written under the lock of
     /// what is known, and read without it.
     good_until: AtomicU64,
@@ -42,6 +42,23 @@ struct Inner {
     holders: AtomicUsize,
     known: Mutex<Known>,
     over: Notify,
+}
+
+/// What is the same for all leases of an engine.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    /// How they fence a transaction.
+    pub(crate) fence: Option<Fence>,
+    pub(crate) observers: Observers,
+}
+
+#[cfg(test)]
+impl Shared {
+    /// By the boot clock, without a backend.
+    pub(crate) fn of_a_test(observers: Observers) -> Arc<Self> {
+        Arc::new(Self { clock: Clock::Boot, fence: None, observers })
+    }
 }
 
 struct Known {
@@ -73,16 +90,14 @@ impl Lease {
     pub(crate) fn granted(
         id: LeaseId,
         terms: Terms,
-        clock: Clock,
+        shared: Arc<Shared>,
         asked_at: Duration,
-        observers: Observers,
     ) -> Self {
-        observers.vitals().begin_hold();
+        shared.observers.vitals().begin_hold();
         Self(Arc::new(Inner {
             id,
             terms,
-            clock,
-            observers,
+            shared,
             good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
             holders: AtomicUsize::new(1),
             known: Mutex::new(Known { state: State::granted(asked_at, &terms), listeners: None }),
@@ -117,7 +132,7 @@ impl Lease {
         if state.is_over() {
             return Some(Duration::ZERO);
         }
-        state.deadline.map(|deadline| deadline.saturating_sub(self.0.clock.now()))
+        state.deadline.map(|deadline| deadline.saturating_sub(self.now()))
     }
 
     /// Whether the lease can still be relied on. Exact, by this machine's clock, even where the
@@ -135,6 +150,37 @@ impl Lease {
             Phase::Held | Phase::Unknown => Ok(()),
             Phase::Lost(reason) => Err(Error::lost(reason).with_lock(self.name())),
             Phase::Released => Err(Error::lost(LossReason::Released).with_lock(self.name())),
+        }
+    }
+
+    /// The statement that fences a transaction of the user's own, on any driver: whatever that transaction writes is
+    /// committed only if the lease was alive when it was fenced, and nobody is granted the lock in between. For the drivers
+    /// that it knows the crate `database-locks-fence` sends it, and tells its failures apart.
+    ///
+    /// Run it first in a transaction of the database that keeps the locks. **Roll back unless it succeeds**: on Postgres it
+    /// returns one row, or fails, with SQLSTATE 55000 for a lease that has ended; on the other databases it changes
+    /// exactly one row, and none for a lease that has ended. On these nothing tells that it runs outside of any transaction,
+    /// where it protects nothing.
+    ///
+    /// It is good for one execution now: on SQLite it has the time of this call in it, and one that is late can make a lease
+    /// look alive that has ended, if nobody has been granted its place since.
+    ///
+    /// `None` where locks are [switched off](crate::LocksBuilder::disabled): there is nothing to run.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Lost`] as of [`check`](Self::check), and [`ErrorKind::Unsupported`] for leases that are in no
+    /// database with transactions, such as those in memory.
+    pub fn fence_sql(&self) -> Result<Option<FenceSql>> {
+        self.check()?;
+        match &self.0.shared.fence {
+            _ if self.0.terms.switched_off => Ok(None),
+            Some(fence) => Ok(Some(fence.sql(self.id()))),
+            None => Err(Error::new(
+                ErrorKind::Unsupported,
+                "this backend has no transactions to fence: let what is written refuse lower tokens, by a                  HighWaterMark for example",
+            )
+            .with_lock(self.name())),
         }
     }
 
@@ -200,11 +246,11 @@ impl Lease {
 
     /// Tells observers that the lease is granted, and of its end once it ends.
     pub(crate) fn tell_grant(&self, after: Duration) {
-        let observers = &self.0.observers;
+        let observers = &self.0.shared.observers;
         if observers.is_empty() {
             return;
         }
-        let (mut known, now) = (self.known(), self.0.clock.now());
+        let (mut known, now) = (self.known(), self.now());
         let joined = known.listeners().observed_since.is_some();
         // Under the lock, so that nobody hears of its end before.
         observers.tell(observer::Event::Granted { lease: self.id(), after, joined });
@@ -229,8 +275,8 @@ impl Lease {
     }
 
     fn tell_end(&self, since: Duration, phase: Phase) {
-        let (lease, after) = (self.id(), self.0.clock.now().saturating_sub(since));
-        self.0.observers.tell(match phase {
+        let (lease, after) = (self.id(), self.now().saturating_sub(since));
+        self.0.shared.observers.tell(match phase {
             Phase::Lost(reason) => observer::Event::Lost { lease, reason, after },
             _ => observer::Event::Released { lease, after },
         });
@@ -253,7 +299,7 @@ impl Lease {
 
     /// Whether the lease can be relied on now.
     pub(crate) fn is_good(&self) -> bool {
-        micros(self.0.clock.now()) < self.0.good_until.load(Ordering::Acquire)
+        micros(self.now()) < self.0.good_until.load(Ordering::Acquire)
     }
 
     /// What is known now, the passing of time included.
@@ -263,7 +309,7 @@ impl Lease {
 
     /// Tells the lease what happened, and whoever waits for its loss.
     pub(crate) fn apply(&self, event: Event) -> State {
-        let now = self.0.clock.now();
+        let now = self.now();
         let mut known = self.known();
         let was_over = known.state.is_over();
         let state = known.state.on(event, now, &self.0.terms);
@@ -276,7 +322,7 @@ impl Lease {
             known.listeners.take().map(|all| *all).unwrap_or_default();
         drop(known);
         if !was_over {
-            self.0.observers.vitals().end_hold();
+            self.0.shared.observers.vitals().end_hold();
         }
         if let Some(since) = observed_since {
             self.tell_end(since, state.phase);
@@ -297,6 +343,10 @@ impl Lease {
             }
         }
         state
+    }
+
+    fn now(&self) -> Duration {
+        self.0.shared.clock.now()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
