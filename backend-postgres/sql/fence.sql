@@ -9,9 +9,11 @@ language plpgsql set enable_seqscan = off as $$
 declare
   r {lock}%rowtype;
 begin
-  -- A transaction that began with this very statement ends with it. So does not one whose BEGIN came in the same message,
-  -- or one that is all in a function: these are refused too, rather than that anybody believes in a fence that is none.
-  if statement_timestamp() = transaction_timestamp() then
+  -- A transaction that began with this very statement ends with it, and then nothing is fenced: it began when the statement
+  -- came, or when its portal was made. The same goes for a BEGIN in the same message, and for a function that does all the
+  -- work: these are refused too. An unprepared statement with parameters outside of a transaction looks like any other.
+  if transaction_timestamp() = statement_timestamp()
+     or exists (select from pg_cursors c where c.creation_time = transaction_timestamp()) then
     raise exception 'the fence of % is outside of any transaction', lock_name
       using errcode = 'no_active_sql_transaction',
             hint = 'Send BEGIN first, by itself, and call the fence and do the work before COMMIT.';

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use common::{Store, ask, claim, hold};
 use database_locks_core::{
-    Error, ErrorKind, LeaseId, ListQuery, LockBackend, Release, Released, Renewal, Renewed, Share,
-    Ttl, Verdict,
+    Attempt, Error, ErrorKind, LeaseId, ListQuery, LockBackend, Release, Released, Renewal,
+    Renewed, Share, Ttl, Verdict,
 };
 use database_locks_postgres::deadpool_postgres::Connect;
 use database_locks_postgres::{PostgresBackend, PostgresConfig, Prepare, schema_sql};
@@ -192,6 +192,10 @@ async fn plain_statement_does_without_a_function_what_nothing_is_in_the_way_of()
 /// Begins a transaction, and calls the fence in it.
 async fn fence(client: &Client, lease: &LeaseId) -> Result<(), tokio_postgres::Error> {
     client.batch_execute("begin").await?;
+    call_fence(client, lease).await
+}
+
+async fn call_fence(client: &Client, lease: &LeaseId) -> Result<(), tokio_postgres::Error> {
     let token = i64::try_from(lease.token.get()).unwrap();
     let sql = "select database_locks_lock_fence_1($1, $2)";
     client.query(sql, &[&lease.name.as_str(), &token]).await?;
@@ -233,6 +237,68 @@ async fn fenced_transaction_holds_back_successors_and_lets_its_renewal_pass() {
     let dead = hold(&backend, &brief).await;
     tokio::time::sleep(Ttl::MIN * 3).await;
     fence(&work, &dead).await.unwrap_err();
+}
+
+/// Successors write the row with a lock that a fence's is in conflict with, however old the fence's snapshot is.
+#[tokio::test]
+async fn fence_of_an_older_snapshot_does_not_pass_a_successors_grant() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    for isolation in ["repeatable read", "serializable"] {
+        for share in [Share::ALL, Share::ONE, Share::new(1, 2).unwrap()] {
+            let name = format!("{isolation} {share}");
+            let asked = claim(&name).with_share(share);
+            let begin = async || {
+                let snapshot =
+                    format!("begin isolation level {isolation}; select from database_locks_lock");
+                client.batch_execute(&snapshot).await.unwrap();
+            };
+
+            // What has happened to the lease since is not seen, and lets nobody in.
+            let held = hold(&backend, &asked).await;
+            begin().await;
+            assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+            call_fence(&client, &held).await.unwrap();
+            assert_eq!(release(&backend, &held).await, Released::Done);
+            assert_eq!(ask(&backend, &claim(&name)).await, Verdict::Skipped);
+            client.batch_execute("rollback").await.unwrap();
+
+            for successor in [claim(&name), claim(&name).with_share(share)] {
+                let held = hold(&backend, &asked.clone().with_attempt(Attempt::new())).await;
+                begin().await;
+                assert_eq!(release(&backend, &held).await, Released::Done);
+                let next = hold(&backend, &successor).await;
+                let error = call_fence(&client, &held).await.unwrap_err();
+                assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "{name}");
+                client.batch_execute("rollback").await.unwrap();
+                assert_eq!(release(&backend, &next).await, Released::Done);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn fence_that_protects_nothing_is_refused() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    let held = hold(&backend, &claim("x")).await;
+    let error = call_fence(&client, &held).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::NO_ACTIVE_SQL_TRANSACTION), "{error}");
+    let token = held.token;
+    let sql = format!("select database_locks_lock_fence_1('x', {token})");
+    let error = client.batch_execute(&sql).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::NO_ACTIVE_SQL_TRANSACTION), "{error}");
+    // Also where the function cannot tell that it is in one: better than the other way around.
+    let sql = format!("begin; select database_locks_lock_fence_1('x', {token}); commit");
+    let error = client.batch_execute(&sql).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::NO_ACTIVE_SQL_TRANSACTION), "{error}");
+    client.batch_execute("rollback").await.unwrap();
+
+    client.batch_execute("begin").await.unwrap();
+    let elsewhere = claim("elsewhere").lease(token);
+    let error = call_fence(&client, &elsewhere).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::NO_DATA_FOUND), "{error}");
+    client.batch_execute("rollback").await.unwrap();
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! mysql_async (feature `mysql_async`):
+//! `mysql_async` (feature `mysql_async`):
 //!
 //! ```no_run
 //! # #[cfg(feature = "mysql_async")]
