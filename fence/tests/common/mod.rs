@@ -16,6 +16,7 @@ use database_locks_test_servers::{MariaDb, MySql, Postgres};
 
 mod drivers;
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use drivers::{Deadpool, MysqlAsync, SqlxMysql, SqlxPostgres, SqlxSqlite, TokioPostgres};
 
 /// How long anything may take on the slowest machine.
