@@ -8,6 +8,7 @@ mod adoption;
 mod clocks;
 mod exclusion;
 mod faults;
+mod fence;
 mod fleet;
 mod project;
 
