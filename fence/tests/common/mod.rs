@@ -124,7 +124,7 @@ impl Place {
     /// A connection to a database in which there is a table `work`.
     pub async fn work<D: Driver>(&self) -> D {
         let mut driver = D::connect(&self.url).await;
-        driver.run("CREATE TABLE work (n INT)").await;
+        driver.run("CREATE TABLE work (n BIGINT)").await;
         driver
     }
 
