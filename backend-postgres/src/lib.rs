@@ -85,6 +85,8 @@
 //! grant execute on function locks.database_locks_lock_change_1 to app;
 //! ```
 //!
+//! and the same for `database_locks_lock_fence_1`, where it is [fenced](#the-fence).
+//!
 //! A program finds out by its first plain statement, which is denied, and calls the functions from then on.
 //! Such a user locks, and cannot list leases, release by force or clean up. A migration makes the functions
 //! anew, and then this is to be said again.
@@ -101,7 +103,18 @@
 //! ```
 //!
 //! The call fails with 55000 unless the lease with this token is alive; nobody else is granted the lock
-//! before the transaction has ended, and renewals pass meanwhile. It takes the name's row `for key share`.
+//! before the transaction has ended, and renewals pass meanwhile. It takes the name's row `for key share`, for which the user
+//! needs the right to `select` and `update` the lock table, and to `select` from its `_share` table. `database-locks-fence` calls
+//! it in the transactions of Rust's drivers; any other language can do so with the token that it was given.
+//!
+//! It fails with P0002 where the database does not know the lock, and with 25P01 outside of a transaction. The latter it can
+//! tell of simple and of prepared statements, not of one that goes with its parameters and unprepared; and it says
+//! so as well if BEGIN came in the same message, or if one statement calls a function that does all the work. Send
+//! BEGIN by itself first.
+//!
+//! Call it first in the transaction, and not in a savepoint, which gives the fence back where it is rolled back. Above `READ
+//! COMMITTED` a snapshot that is older than somebody else's grant is an error 40001, and one that is older than the last
+//! renewal may find the lease expired.
 //! A Django app that takes the lock as django-database-locks does, with `select_for_update`, waits for the
 //! transaction; a plain `update` of the row does not.
 //!

@@ -94,10 +94,12 @@ async fn missing_function_is_not_migrated_and_works_once_made() {
 const STRICT: &str = "
 alter function {schema}.database_locks_lock_acquire_1 security definer set search_path = pg_catalog, pg_temp;
 alter function {schema}.database_locks_lock_change_1 security definer set search_path = pg_catalog, pg_temp;
+alter function {schema}.database_locks_lock_fence_1 security definer set search_path = pg_catalog, pg_temp;
 revoke all on all functions in schema {schema} from public;
 grant usage on schema {schema} to {role};
 grant execute on function {schema}.database_locks_lock_acquire_1 to {role};
 grant execute on function {schema}.database_locks_lock_change_1 to {role};
+grant execute on function {schema}.database_locks_lock_fence_1 to {role};
 ";
 
 #[tokio::test]
@@ -117,11 +119,15 @@ async fn lock_user_may_have_the_right_to_execute_alone() {
     client.batch_execute(&format!("revoke all on {tables} from {role}")).await.unwrap();
     assert_eq!(renew(&running, &held).await, Renewed::Alive);
     assert_eq!(release(&running, &held).await, Released::Done);
+    let user = store.client().await;
+    user.batch_execute(&format!("set role {role}")).await.unwrap();
     for share in [Share::ALL, Share::ONE] {
         let asked = claim(&format!("{share}")).with_share(share);
         let held = hold(&backend, &asked).await;
         assert!(matches!(ask(&backend, &claim(asked.name.as_str())).await, Verdict::Busy(_)));
         assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+        fence(&user, &held).await.unwrap();
+        user.batch_execute("commit").await.unwrap();
         assert_eq!(release(&backend, &held).await, Released::Done);
         assert!(matches!(renew(&backend, &held).await, Renewed::Lost(_)));
     }

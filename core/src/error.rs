@@ -17,7 +17,7 @@ pub enum ErrorKind {
     /// The lock was not obtained within the time that the caller gave, or not at once by a try
     /// that had to report an error.
     Timeout,
-    /// The lease ended before it was released; the reason is in [`Error::loss`].
+    /// The lease ended before it was released; the reason is in [`Error::loss`], where it is known.
     Lost,
     /// The lock is held with another capacity than the one asked for.
     CapacityMismatch,
@@ -134,7 +134,7 @@ impl Error {
         &self.0.message
     }
 
-    /// Why the lease ended, where the kind is [`ErrorKind::Lost`].
+    /// Why the lease ended, where the kind is [`ErrorKind::Lost`] and it is known: not by a fence that found it dead.
     #[must_use]
     pub fn loss(&self) -> Option<LossReason> {
         self.0.loss

@@ -155,7 +155,7 @@ use database_locks_core::ErrorKind;
 /// Fences a transaction: for [`Lease`] and [`Guard`].
 pub trait FenceIn: sealed::Sealed {
     /// Lets `transaction` be committed only if the lease is alive now, and lets nobody else be granted the lock before the
-    /// transaction has ended. See the [crate](crate).
+    /// transaction has ended. See the [crate].
     ///
     /// Whatever the error, roll back: the transaction is not fenced.
     ///

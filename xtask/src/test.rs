@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that has to hold before a change lands.
 
 use std::env;
+use std::iter;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,16 @@ use crate::{bench, command, install, instructions, test_programs};
 const BACKENDS: [&str; 4] = ["memory", "sqlite", "mysql", "postgres"];
 /// Its features that only add a name: each is checked without any backend, and all of them with all.
 const NAMES: [&str; 2] = ["macros", "metrics"];
+
+/// The drivers of `database-locks-fence`, each of which builds alone, as does the crate without any.
+const DRIVERS: [&str; 6] = [
+    "tokio-postgres",
+    "deadpool-postgres",
+    "sqlx-postgres",
+    "sqlx-mysql",
+    "sqlx-sqlite",
+    "mysql_async",
+];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -34,7 +45,7 @@ enum Step {
     Install,
     /// Checks the format.
     Format,
-    /// Lints the workspace, and `database-locks` in every combination of its backends.
+    /// Lints the workspace, `database-locks` in every combination of its backends, and each driver of its fences alone.
     Lint,
     /// Builds with the declared `rust-version`.
     RustVersion,
@@ -91,17 +102,24 @@ fn lint() -> Result<()> {
             .join(",")
     });
     for features in chosen.chain(NAMES.map(str::to_owned)) {
-        cargo(&[
-            "clippy",
-            "--package=database-locks",
-            "--no-default-features",
-            &format!("--features={features}"),
-            "--",
-            "-D",
-            "warnings",
-        ])?;
+        lint_alone("database-locks", &features)?;
+    }
+    for driver in iter::once("").chain(DRIVERS) {
+        lint_alone("database-locks-fence", driver)?;
     }
     Ok(())
+}
+
+fn lint_alone(package: &str, features: &str) -> Result<()> {
+    cargo(&[
+        "clippy",
+        &format!("--package={package}"),
+        "--no-default-features",
+        &format!("--features={features}"),
+        "--",
+        "-D",
+        "warnings",
+    ])
 }
 
 /// The lints and tests have built everything already where this toolchain is of that version.
