@@ -165,8 +165,8 @@ impl Tables {
         );
         let held = Standing::Held.code();
         let identity = ["UNHEX(?)", "?", "?", "?"];
-        // They write the row, so that a cluster certifies it: neither a claim nor another fence commits beside them. Above
-        // `READ COMMITTED` and below, both tables are read as they are now, and locked.
+        // They write the row, so that a cluster certifies it: no claim commits beside them. Whatever the isolation level, and in
+        // whatever order they are read, the rows of both tables are judged as they are now, since both are locked.
         let fence = format!("UPDATE {lock} l SET l.version = l.version + 1 WHERE l.name = ?");
         let fence_share = format!(
             "{fence} AND l.attempt IS NULL AND l.locked_by = '{SHARED}' AND {} AND EXISTS \

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use database_locks_core::fence::{FenceParam, FenceSql};
 use database_locks_core::ledger::Ledger;
 use database_locks_core::{
     Claim, LeaseId, ListQuery, LockBackend, LockName, LossReason, Owner, Release, Released,
     Renewal, Renewed, Share, Ttl, Verdict,
 };
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::backend::SqliteBackend;
@@ -78,6 +79,42 @@ async fn data_version(observer: &mut SqliteConnection) -> i64 {
 async fn observer(folder: &Path) -> SqliteConnection {
     let path = folder.join("locks.db");
     SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap()
+}
+
+/// How many rows the statement of a fence changes.
+async fn fence(client: &mut SqliteConnection, fence: &FenceSql) -> u64 {
+    let mut query = sqlx::query(AssertSqlSafe(fence.sql()));
+    for param in fence.params() {
+        query = match param {
+            FenceParam::Text(text) => query.bind(text.clone()),
+            FenceParam::Integer(number) => query.bind(*number),
+            FenceParam::Bytes(bytes) => query.bind(bytes.clone()),
+        };
+    }
+    query.execute(client).await.unwrap().rows_affected()
+}
+
+#[tokio::test]
+async fn fence_goes_by_the_boot_and_an_older_time_passes_no_successor() {
+    let folder = tempfile::tempdir().unwrap();
+    let clocks = Clocks::at(SECOND, SECOND);
+    let backend = clocks.backend(folder.path(), Uuid::from_u128(1)).await;
+    let rebooted = clocks.backend(folder.path(), Uuid::from_u128(2)).await;
+    let mut client = observer(folder.path()).await;
+    for share in [Share::ALL, Share::new(1, 2).unwrap()] {
+        let name = format!("{share}");
+        let lease = grant(&backend, &claim(&name, share)).await;
+        let early = backend.fence().unwrap().sql(&lease);
+        assert_eq!(fence(&mut client, &early).await, 1);
+        assert_eq!(fence(&mut client, &rebooted.fence().unwrap().sql(&lease)).await, 0);
+
+        clocks.boot.fetch_add(11 * SECOND, Ordering::SeqCst);
+        assert_eq!(fence(&mut client, &backend.fence().unwrap().sql(&lease)).await, 0);
+        // Made in time and late to be executed: nobody has followed yet, and then somebody has.
+        assert_eq!(fence(&mut client, &early).await, 1);
+        grant(&backend, &claim(&name, share)).await;
+        assert_eq!(fence(&mut client, &early).await, 0);
+    }
 }
 
 #[tokio::test]
