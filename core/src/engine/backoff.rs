@@ -52,7 +52,7 @@ const SLOWEST_POLLING: Duration = Duration::from_millis(250);
 /// The slowest pace where hints were seen to arrive.
 const SLOWEST_LISTENING: Duration = Duration::from_secs(2);
 /// With more names than this polling is slow at once: to ask for all of them is no small query any more.
-const POLLED_QUICKLY: usize = 50;
+const POLLED_QUICKLY: usize = 200;
 /// What each name that is waited for adds to the slowest pace: a process asks for at most about a
 /// thousand names a second.
 const PER_NAME: Duration = Duration::from_millis(1);
