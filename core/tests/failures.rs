@@ -9,15 +9,17 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use database_locks_conformance::{Fault, FaultyBackend, Verb};
+use database_locks_core::observer::Event;
 use database_locks_core::{
     Capabilities, Claim, Ended, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Locks,
-    LossReason, Release, Released, Renewal, Renewed, Result, Retry, Ttl, Verdict, async_trait,
+    LossReason, Observer, Release, Released, Renewal, Renewed, Result, Retry, Ttl, Verdict,
+    async_trait,
 };
 use database_locks_memory::MemoryBackend;
 use tokio::time::{Instant, sleep, timeout};
@@ -191,6 +193,48 @@ async fn a_shutdown_during_an_outage_ends() {
     let began = Instant::now();
     scene.here.shutdown().await;
     assert!(began.elapsed() < 90 * SECOND, "{:?}", began.elapsed());
+}
+
+/// What an observer was told, without repetitions.
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Told {
+    fn on(&self, event: Event<'_>) {
+        let event = format!("{event:?}").split(' ').next().unwrap().to_owned();
+        let mut told = self.0.lock().unwrap();
+        if told.last() != Some(&event) {
+            told.push(event);
+        }
+    }
+}
+
+impl Told {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_hear_of_an_outage_its_end_and_of_renewals() {
+    let (scene, told) = (Scene::new(), Told::default());
+    let builder = Locks::builder().on_current_runtime().observer(told.clone());
+    let locks = builder.build(scene.faulty.clone()).unwrap();
+    let guard = locks.lock("x").ttl(60 * SECOND).acquire().await.unwrap();
+    assert_eq!(told.take(), ["Waiting", "Granted"]);
+    scene.faulty.always(Verb::Renew, Fault::Refuse);
+    sleep(40 * SECOND).await;
+    assert_eq!(told.take(), ["Away", "RenewalFailed"]);
+    scene.faulty.heal(Verb::Renew);
+    sleep(10 * SECOND).await;
+    assert_eq!(told.take(), ["Back", "Renewed"]);
+
+    assert!(locks.lock("x").try_acquire().await.unwrap().is_none());
+    assert_eq!(told.take(), ["Waiting", "Busy", "NotGranted"]);
+    locks.lock("x").timeout(SECOND).acquire().await.unwrap_err();
+    assert_eq!(told.take(), ["Waiting", "Busy", "NotGranted"]);
+    guard.release().await.unwrap();
+    assert_eq!(told.take(), ["Released"]);
 }
 
 /// A store that does what the first call of a verb asks, and then says that it failed for good.
