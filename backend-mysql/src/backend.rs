@@ -33,6 +33,8 @@ const CAREFUL_FOR: Duration = Duration::from_secs(10);
 const BATCH_FROM: usize = 16;
 /// At most so many locks are taken by one packet, whose answer has all of their names.
 const TAKEN_AT_ONCE: usize = 1_000;
+/// At most so many leases are renewed by one call.
+const MAX_RENEWALS: usize = 2_048;
 /// At most so many names are forgotten by one call of `clean_up`.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
@@ -543,6 +545,7 @@ impl MysqlBackend {
 impl LockBackend for MysqlBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(crate::NAME)
+            .with_max_renewals(MAX_RENEWALS)
             .with_max_in_flight(self.config.connections())
             .with_batch_from(BATCH_FROM)
             .with_hand_over(true)

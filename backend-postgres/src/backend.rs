@@ -21,6 +21,9 @@ use crate::pool::{Connections, InUse, Parameter};
 use crate::sql::{self, Statements};
 use crate::{error, wakeups};
 
+/// At most so many leases are renewed by one call.
+const MAX_RENEWALS: usize = 2_048;
+
 /// Leases in the tables of a Postgres.
 ///
 /// Cheap to share by reference or `Arc`; it holds at most
@@ -355,6 +358,7 @@ impl PostgresBackend {
 impl LockBackend for PostgresBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(crate::NAME)
+            .with_max_renewals(MAX_RENEWALS)
             .with_max_in_flight(self.config.connections())
             .with_hand_over(true)
     }

@@ -25,6 +25,11 @@ struct Far {
     calls: AtomicUsize,
     claims: AtomicUsize,
     releases: AtomicUsize,
+    /// Calls that renew, and that release.
+    renew_calls: AtomicUsize,
+    release_calls: AtomicUsize,
+    can: Capabilities,
+    round_trip: Duration,
     hints: bool,
     /// How long a hint is on its way.
     late: Duration,
@@ -38,12 +43,32 @@ impl Far {
     }
 
     fn on(store: MemoryBackend, hints: bool, late: Duration, jitter: Duration) -> Arc<Self> {
-        let [calls, claims, releases] = [0; 3].map(AtomicUsize::new);
-        Arc::new(Self { store, calls, claims, releases, hints, late, jitter })
+        let [calls, claims, releases, renew_calls, release_calls] = [0; 5].map(AtomicUsize::new);
+        let (can, round_trip) = (store.capabilities().with_max_in_flight(4), ROUND_TRIP);
+        Arc::new(Self {
+            store,
+            calls,
+            claims,
+            releases,
+            renew_calls,
+            release_calls,
+            can,
+            round_trip,
+            hints,
+            late,
+            jitter,
+        })
+    }
+
+    /// One that is further away, and wants batches of other sizes.
+    fn very(round_trip: Duration, can: impl FnOnce(Capabilities) -> Capabilities) -> Arc<Self> {
+        let mut far = Arc::into_inner(Self::new(true)).expect("nobody else has it");
+        (far.round_trip, far.can) = (round_trip, can(far.can));
+        Arc::new(far)
     }
 
     async fn round_trip(&self) {
-        sleep(ROUND_TRIP + self.jitter.mul_f64(fastrand::f64())).await;
+        sleep(self.round_trip + self.jitter.mul_f64(fastrand::f64())).await;
     }
 
     fn locks(self: &Arc<Self>) -> Locks {
@@ -60,7 +85,7 @@ impl Far {
 #[async_trait]
 impl LockBackend for Far {
     fn capabilities(&self) -> Capabilities {
-        self.store.capabilities().with_max_in_flight(4)
+        self.can.clone()
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
@@ -71,10 +96,13 @@ impl LockBackend for Far {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        self.renew_calls.fetch_add(1, Ordering::Relaxed);
+        self.round_trip().await;
         self.store.renew(renewals).await
     }
 
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.release_calls.fetch_add(1, Ordering::Relaxed);
         self.releases.fetch_add(releases.len(), Ordering::Relaxed);
         self.round_trip().await;
         self.store.release(releases).await
@@ -115,6 +143,48 @@ async fn a_thousand_readers_of_a_free_name_need_a_handful_of_calls() {
     let (calls, claims) = store.asked();
     assert!(calls <= 6, "{calls} calls");
     assert_eq!(claims, 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_readers_are_renewed_and_released_in_a_handful_of_calls() {
+    let (store, ttl) = (Far::new(true), Duration::from_secs(12));
+    let locks = store.locks();
+    let mut readers = JoinSet::new();
+    for _ in 0..1_000 {
+        readers.spawn(locks.rwlock("x").read().ttl(ttl).acquire());
+    }
+    let held: Vec<_> = readers.join_all().await.into_iter().map(Result::unwrap).collect();
+    sleep(ttl * 3).await;
+    // Each is renewed every three and a half seconds or four, and four batches hold a thousand.
+    let calls = store.renew_calls.load(Ordering::Relaxed);
+    assert!(calls <= 60, "{calls} calls");
+    for guard in &held {
+        guard.check().unwrap();
+    }
+    let mut released: JoinSet<_> = held.into_iter().map(|guard| guard.release()).collect();
+    while let Some(released) = released.join_next().await {
+        released.expect("a release").unwrap();
+    }
+    assert_eq!(store.releases.load(Ordering::Relaxed), 1_000);
+    let calls = store.release_calls.load(Ordering::Relaxed);
+    assert!(calls <= 6, "{calls} calls");
+}
+
+/// As 100,000 leases are with batches of 256 and of 2,048: one batch after the other would not come round in a TTL.
+#[tokio::test(start_paused = true)]
+async fn more_leases_than_small_batches_could_renew_over_a_slow_network_are_all_kept() {
+    let ttl = Duration::from_secs(30);
+    let can = |can: Capabilities| can.with_max_batch(10).with_max_renewals(80);
+    let store = Far::very(Duration::from_millis(100), |far| can(far).with_max_in_flight(32));
+    let locks = store.locks();
+    let mut holders = JoinSet::new();
+    for i in 0..4_000 {
+        holders.spawn(locks.lock(format!("lock {i}")).ttl(ttl).acquire());
+    }
+    let held: Vec<_> = holders.join_all().await.into_iter().map(Result::unwrap).collect();
+    sleep(ttl * 3).await;
+    let lost = held.iter().filter(|guard| guard.check().is_err()).count();
+    assert_eq!(lost, 0, "of {} in {} calls", held.len(), store.renew_calls.load(Ordering::Relaxed));
 }
 
 #[tokio::test(start_paused = true)]

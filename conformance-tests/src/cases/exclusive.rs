@@ -177,18 +177,26 @@ pub(crate) async fn empty_batch_is_answered_with_nothing(context: Context) -> Ou
 
 pub(crate) async fn largest_batch_is_answered_item_by_item(context: Context) -> Outcome {
     let (client, other) = (context.client().await?, context.client().await?);
-    let names: Vec<_> =
-        (0..client.capabilities().max_batch).map(|i| context.name(&format!("{i:05}"))).collect();
+    let can = client.capabilities();
+    let names: Vec<_> = (0..can.max_renewals).map(|i| context.name(&format!("{i:05}"))).collect();
     let is_busy = |i: usize| i % 3 == 1;
-    for (_, name) in names.iter().enumerate().filter(|(i, _)| is_busy(*i)) {
-        take(&other, &claim(name)).await?;
+    let theirs: Vec<_> =
+        (0..names.len()).filter(|&i| is_busy(i)).map(|i| claim(&names[i])).collect();
+    for claims in theirs.chunks(can.max_batch) {
+        let verdicts = other.acquire(claims).await?;
+        let are_granted = verdicts.iter().all(|v| matches!(v, Verdict::Granted(_)));
+        assert!(are_granted, "claims to free locks must be granted: {verdicts:?}");
     }
     // In an order of their own: neither that of the names nor its reverse.
     let mut order: Vec<usize> = (0..names.len()).collect();
     fastrand::shuffle(&mut order);
     let claims: Vec<_> = order.iter().map(|&i| claim(&names[i])).collect();
-    let verdicts = client.acquire(&claims).await?;
-    assert_eq!(verdicts.len(), claims.len(), "each claim of a batch must get a verdict");
+    let mut verdicts = Vec::new();
+    for claims in claims.chunks(can.max_batch) {
+        let answers = client.acquire(claims).await?;
+        assert_eq!(answers.len(), claims.len(), "each claim of a batch must get a verdict");
+        verdicts.extend(answers);
+    }
     let mut leases = Vec::new();
     for ((&i, claim), verdict) in order.iter().zip(&claims).zip(&verdicts) {
         match (is_busy(i), verdict) {
@@ -198,8 +206,10 @@ pub(crate) async fn largest_batch_is_answered_item_by_item(context: Context) -> 
         }
     }
     let ends: Vec<bool> = (0..leases.len()).map(|i| i % 2 == 0).collect();
-    let released = other.release(&Release::free_all(&chosen(&leases, &ends))).await?;
-    assert!(released.iter().all(|r| *r == Released::Done), "all live leases must be freed");
+    for ended in chosen(&leases, &ends).chunks(can.max_batch) {
+        let released = other.release(&Release::free_all(ended)).await?;
+        assert!(released.iter().all(|r| *r == Released::Done), "all live leases must be freed");
+    }
     let renewals: Vec<_> =
         leases.iter().map(|lease| Renewal::new(lease.clone(), ttl(LONG))).collect();
     let renewed = client.renew(&renewals).await?;
@@ -208,8 +218,12 @@ pub(crate) async fn largest_batch_is_answered_item_by_item(context: Context) -> 
         let is_lost = matches!(renewed, Renewed::Lost(_));
         assert_eq!(*ended, is_lost, "a renewal of a batch is {renewed:?}");
     }
-    let released = client.release(&Release::free_all(&leases)).await?;
-    assert_eq!(released.len(), leases.len(), "each release of a batch must get an answer");
+    let mut released = Vec::new();
+    for leases in leases.chunks(can.max_batch) {
+        let answers = client.release(&Release::free_all(leases)).await?;
+        assert_eq!(answers.len(), leases.len(), "each release of a batch must get an answer");
+        released.extend(answers);
+    }
     for (ended, released) in ends.iter().zip(&released) {
         let is_lost = matches!(released, Released::Lost(_));
         assert_eq!(*ended, is_lost, "a release of a batch is {released:?}");

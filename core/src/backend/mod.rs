@@ -136,9 +136,13 @@ pub struct Capabilities {
     pub min_ttl: Duration,
     /// The most items that it wants in one batch.
     pub max_batch: usize,
+    /// The most renewals that it wants in one batch, `max_batch` or more. One batch of renewals is on its way
+    /// at a time, so that over a slow network this says how many leases a process can hold.
+    pub max_renewals: usize,
     /// How many names there have to be for one batch of them to cost less than each by itself.
     pub batch_from: usize,
-    /// The most batches of claims, and of releases, that it can usefully work on at once.
+    /// The most batches of claims, and of releases, that it can usefully work on at once. Where that is more than one, there is
+    /// one less of claims, so that a release does not wait for these.
     pub max_in_flight: usize,
     /// Whether a claim can [take the place](Claim::replaces) of a lease.
     pub hands_over: bool,
@@ -153,6 +157,7 @@ impl Capabilities {
             shares: true,
             min_ttl: Ttl::MIN,
             max_batch: 256,
+            max_renewals: 256,
             batch_from: 2,
             max_in_flight: 1,
             hands_over: false,
@@ -173,10 +178,19 @@ impl Capabilities {
         self
     }
 
-    /// Sets the most items that it wants in one batch, at least one.
+    /// Sets the most items that it wants in one batch, at least one, renewals among them.
     #[must_use]
     pub const fn with_max_batch(mut self, max_batch: usize) -> Self {
         self.max_batch = if max_batch == 0 { 1 } else { max_batch };
+        self.max_renewals = self.max_batch;
+        self
+    }
+
+    /// Sets the most renewals that it wants in one batch, where that is more than the most items of any batch.
+    #[must_use]
+    pub const fn with_max_renewals(mut self, max_renewals: usize) -> Self {
+        self.max_renewals =
+            if max_renewals > self.max_batch { max_renewals } else { self.max_batch };
         self
     }
 

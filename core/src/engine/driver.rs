@@ -111,7 +111,7 @@ impl Driver {
             given_up_first: None,
             given_up_sender,
             waiting: WaitQueue::new(&can, phase, observers.clone()),
-            renewals: Renewals::new(can.max_batch, phase, observers.clone()),
+            renewals: Renewals::new(&can, phase, observers.clone()),
             releases: Releases::new(&can),
             handing_over: HashMap::default(),
             owned: HashMap::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use crate::backend::{Renewal, Renewed};
+use crate::backend::{Capabilities, Renewal, Renewed};
 use crate::engine::backoff::{Phase as GridPhase, on_grid};
 use crate::engine::releases::{GivenBack, Interest};
 use crate::engine::timers::Agenda;
@@ -17,6 +17,10 @@ use crate::words::identity::Attempt;
 
 /// The least time that a renewal is given.
 const LEAST_TIME: Duration = Duration::from_millis(50);
+/// A batch takes this part of what is due, as far as the backend wants batches of that size.
+const BACKLOG: usize = 8;
+/// Into how many parts a batch that was refused is divided, to find out which lease is to blame.
+const PARTS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Renewals {
@@ -28,6 +32,7 @@ pub(crate) struct Renewals {
     /// Whether a batch is on its way: one at a time, since renewals have one connection.
     is_in_flight: bool,
     max_batch: usize,
+    max_renewals: usize,
     /// How many leases live and are renewed that have this TTL.
     ttls: BTreeMap<Duration, usize>,
     /// How many batches in a row have failed.
@@ -45,18 +50,19 @@ struct Held {
     is_counted: bool,
     /// Since when its lock has gone from one to the next here.
     ours_since: Duration,
-    /// It was in a batch that failed, and may be to blame: it is asked for by itself.
-    is_suspect: bool,
+    /// The largest batch that it may be in: a small one, where it was in a batch that was refused and may be to blame.
+    largest_batch: u32,
 }
 
 impl Renewals {
-    pub(crate) fn new(max_batch: usize, phase: GridPhase, observers: Observers) -> Self {
+    pub(crate) fn new(can: &Capabilities, phase: GridPhase, observers: Observers) -> Self {
         Self {
             leases: HashMap::default(),
             looks: Agenda::new(),
             due: BTreeSet::new(),
             is_in_flight: false,
-            max_batch: max_batch.max(1),
+            max_batch: can.max_batch.max(1),
+            max_renewals: can.max_renewals,
             ttls: BTreeMap::new(),
             failures: 0,
             phase,
@@ -71,7 +77,8 @@ impl Renewals {
         if let Some(ttl) = renewed_ttl(&lease) {
             *self.ttls.entry(ttl).or_default() += 1;
         }
-        let held = Held { lease, look: None, is_counted: true, ours_since, is_suspect: false };
+        let held =
+            Held { lease, look: None, is_counted: true, ours_since, largest_batch: u32::MAX };
         let held = self.leases.entry(attempt).insert_entry(held).into_mut();
         let look = held.next_look(asked_at, 1, self.phase);
         self.looks.set(attempt, &mut held.look, look);
@@ -126,8 +133,10 @@ impl Renewals {
         if self.is_in_flight {
             return None;
         }
+        // The more is due, the more goes together: what is left must not grow for ever.
+        let mut most = (self.due.len() / BACKLOG).min(self.max_renewals).max(self.max_batch);
         let mut renewals = Vec::new();
-        while renewals.len() < self.max_batch
+        while renewals.len() < most
             && let Some((deadline, attempt)) = self.due.pop_first()
         {
             let Some(held) = self.leases.get(&attempt) else { continue };
@@ -135,14 +144,13 @@ impl Renewals {
             if !lease.is_good() {
                 continue;
             }
-            if held.is_suspect && !renewals.is_empty() {
+            let largest = usize::try_from(held.largest_batch).unwrap_or(usize::MAX);
+            if renewals.len() >= largest {
                 self.due.insert((deadline, attempt));
                 break;
             }
+            most = most.min(largest);
             renewals.push(Renewal { lease: lease.id().clone(), ttl: lease.terms().ttl });
-            if held.is_suspect {
-                break;
-            }
         }
         if renewals.is_empty() {
             return None;
@@ -168,10 +176,10 @@ impl Renewals {
     ) -> Vec<GivenBack> {
         self.is_in_flight = false;
         let count = departure.renewals.len();
-        let (answers, are_suspect) = match answer {
+        let (answers, largest_batch) = match answer {
             Ok(answers) => {
                 self.failures = 0;
-                (answers, false)
+                (answers, u32::MAX)
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
@@ -180,14 +188,16 @@ impl Renewals {
                 } else {
                     tracing::warn!(leases = count, %error, "a renewal failed, will try again");
                 }
-                (vec![Renewed::Skipped; count], !error.is_retryable())
+                let part = u32::try_from(count / PARTS).unwrap_or(u32::MAX).max(1);
+                let largest_batch = if error.is_retryable() { u32::MAX } else { part };
+                (vec![Renewed::Skipped; count], largest_batch)
             }
         };
         let mut raised = Vec::new();
         for (renewal, answer) in departure.renewals.iter().zip(answers) {
             let attempt = renewal.lease.attempt;
             let Some(held) = self.leases.get_mut(&attempt) else { continue };
-            held.is_suspect = are_suspect;
+            held.largest_batch = largest_batch;
             let lease = &held.lease;
             let event = match answer {
                 Renewed::Alive => Event::Renewed { asked_at: departure.at },
@@ -269,6 +279,8 @@ pub(crate) struct Departure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
     use crate::backend::Claim;
     use crate::clock::Clock;
@@ -285,10 +297,15 @@ mod tests {
         Terms { ttl, margin: Duration::ZERO, renew_every, switched_off: false }
     }
 
+    fn renewals(max_batch: usize) -> Renewals {
+        let can = Capabilities::new("test").with_max_batch(max_batch);
+        Renewals::new(&can.with_max_renewals(100), GridPhase::default(), Observers::default())
+    }
+
     /// Leases of these names and terms that were granted just now.
     fn watched(leases: &[(&str, Terms)]) -> (Renewals, Duration) {
         let start = Clock::Boot.now();
-        let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
+        let mut renewals = renewals(10);
         for (name, terms) in leases {
             let id = Claim::new(LockName::new(name).unwrap()).lease(Token::new(1));
             let shared = Shared::of_a_test(Observers::default());
@@ -322,6 +339,42 @@ mod tests {
         now += Duration::from_secs(10);
         renewals.tick(now);
         assert_eq!(renewals.depart(now).unwrap().renewals.len(), 3, "they are trusted again");
+    }
+
+    #[test]
+    fn the_more_is_due_the_larger_are_the_batches() {
+        for (count, batch) in [(8, 8), (80, 10), (240, 30), (2_000, 100)] {
+            let names: Vec<String> = (0..count).map(|i| i.to_string()).collect();
+            let leases: Vec<_> =
+                names.iter().map(|name| (&**name, every(8, Ttl::Infinite))).collect();
+            let (mut renewals, start) = watched(&leases);
+            let now = start + Duration::from_secs(10);
+            renewals.tick(now);
+            assert_eq!(renewals.depart(now).unwrap().renewals.len(), batch, "of {count}");
+        }
+    }
+
+    #[test]
+    fn whoever_spoils_a_batch_is_found_without_asking_for_each_by_itself() {
+        let many: Vec<String> = (0..2_000).map(|i| i.to_string()).collect();
+        let leases: Vec<_> = many.iter().map(|name| (&**name, every(8, Ttl::Infinite))).collect();
+        let (mut renewals, mut now) = watched(&leases);
+        let (mut calls, mut alone, mut broken) = (0, false, None);
+        while !alone {
+            now += Duration::from_secs(1);
+            renewals.tick(now);
+            while let Some(batch) = renewals.depart(now) {
+                let count = batch.renewals.len();
+                let broken = broken.get_or_insert_with(|| batch.renewals[0].lease.attempt);
+                let is_spoilt = batch.renewals.iter().any(|one| one.lease.attempt == *broken);
+                let refused = Error::new(ErrorKind::Backend, "one of them is broken");
+                let answer = if is_spoilt { Err(refused) } else { Ok(vec![Renewed::Alive; count]) };
+                renewals.arrive(&batch, answer, now);
+                alone |= is_spoilt && count == 1;
+                calls += 1;
+            }
+        }
+        assert!(calls < 100, "{calls} calls");
     }
 
     #[test]
@@ -375,23 +428,21 @@ mod tests {
         assert_eq!(names(&renewals.depart(now).unwrap()), ["b"]);
     }
 
-    #[test]
-    fn a_renewal_that_is_heard_of_too_late_is_to_be_given_back() {
-        let clock = Clock::Boot.now();
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_heard_of_too_late_is_to_be_given_back() {
+        let clock = Clock::of_tokio();
         let ttl = Ttl::new(Duration::from_millis(100)).unwrap();
         let terms = Terms::new(ttl, None, RenewBefore::default(), true).unwrap();
         let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
-        let mut renewals = Renewals::new(10, GridPhase::default(), Observers::default());
-        let shared = Shared::of_a_test(Observers::default());
-        renewals.watch(Lease::granted(id.clone(), terms, shared, clock), clock, clock);
-        let asked = clock + Duration::from_millis(60);
-        renewals.tick(asked);
-        let Some(late) = renewals.depart(asked) else {
-            // This machine was so slow that the lease has ended before it could be renewed.
-            return;
-        };
-        renewals.get(id.attempt).unwrap().apply(Event::Gone(LossReason::Expired));
-        let raised = renewals.arrive(&late, Ok(vec![Renewed::Alive]), asked);
+        let mut renewals = renewals(10);
+        let shared = Arc::new(Shared { clock, fence: None, observers: Observers::default() });
+        let now = clock.now();
+        renewals.watch(Lease::granted(id.clone(), terms, shared, now), now, now);
+        advance(Duration::from_millis(60)).await;
+        renewals.tick(clock.now());
+        let late = renewals.depart(clock.now()).unwrap();
+        advance(Duration::from_millis(60)).await;
+        let raised = renewals.arrive(&late, Ok(vec![Renewed::Alive]), clock.now());
         assert_eq!(raised.into_iter().map(|one| one.lease).collect::<Vec<_>>(), [id]);
     }
 }
