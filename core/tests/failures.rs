@@ -22,6 +22,7 @@ use database_locks_core::{
     async_trait,
 };
 use database_locks_memory::MemoryBackend;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -235,6 +236,60 @@ async fn observers_hear_of_an_outage_its_end_and_of_renewals() {
     assert_eq!(told.take(), ["Waiting", "Busy", "NotGranted"]);
     guard.release().await.unwrap();
     assert_eq!(told.take(), ["Released"]);
+}
+
+/// A store that has few connections, and claims to some names of which hang on them.
+#[derive(Debug)]
+struct Pooled {
+    store: MemoryBackend,
+    connections: Semaphore,
+}
+
+const CONNECTIONS: usize = 4;
+
+#[async_trait]
+impl LockBackend for Pooled {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities().with_max_in_flight(CONNECTIONS)
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        let _connection = self.connections.acquire().await.unwrap();
+        if claims.iter().any(|claim| claim.name.as_str().starts_with("stuck")) {
+            std::future::pending::<()>().await;
+        }
+        self.store.acquire(claims).await
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        self.store.renew(renewals).await
+    }
+
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        let _connection = self.connections.acquire().await.unwrap();
+        self.store.release(releases).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        self.store.list(query).await
+    }
+
+    async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        self.store.clean_up(idle).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_hang_leave_releases_a_connection() {
+    let store = MemoryBackend::new();
+    let pooled = Pooled { store, connections: Semaphore::new(CONNECTIONS) };
+    let locks = Locks::builder().on_current_runtime().build(Arc::new(pooled)).unwrap();
+    let guard = locks.lock("x").acquire().await.unwrap();
+    for i in 0..CONNECTIONS * 2 {
+        tokio::spawn(locks.lock(format!("stuck {i}")).acquire());
+        sleep(Duration::from_millis(1)).await;
+    }
+    timeout(Duration::from_millis(1), guard.release()).await.expect("there is one").unwrap();
 }
 
 /// A store that does what the first call of a verb asks, and then says that it failed for good.

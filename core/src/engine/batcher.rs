@@ -287,7 +287,7 @@ impl<I> Batcher<I> {
     /// Whether what is urgent waits for more of it: two large batches are through sooner than four small ones, and one is
     /// made up while the other is at work.
     fn is_crowded(&self) -> bool {
-        let are_places_taken = self.in_flight >= (self.max_in_flight / 2).max(1);
+        let are_places_taken = self.in_flight >= self.max_in_flight.div_ceil(2);
         let is_full = self.urgent.len() >= self.max_batch;
         are_places_taken && !is_full && !self.are_few(self.max_in_flight - self.in_flight)
     }

@@ -126,7 +126,8 @@ impl WaitQueue {
             pending: HashMap::default(),
             lines: HashMap::default(),
             rotas: HashMap::default(),
-            batcher: Batcher::new(can.max_in_flight, can.max_batch)
+            // Of the backend's places the last one is left to releases.
+            batcher: Batcher::new(can.max_in_flight.saturating_sub(1), can.max_batch)
                 .with_batch_from(can.batch_from)
                 .with_room_for_urgent(),
             timers: Timers::new(),
