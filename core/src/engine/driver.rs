@@ -422,7 +422,7 @@ impl Driver {
             }
             let (owned, given_up) = (&self.owned, &self.given_up_sender);
             let join = |request: &Request| join(owned, given_up, request);
-            let joining = self.waiting.joining(&claim.name, now, &join);
+            let joining = self.waiting.joining(claim, now, &join);
             for (other, hold) in joining {
                 other.fulfil(hold);
             }

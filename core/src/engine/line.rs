@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use foldhash::HashMap;
+
 use crate::backend::Busy;
 use crate::engine::backoff::{Quickest, Retry};
 use crate::engine::request::{Request, RequestId};
 use crate::words::identity::Token;
+use crate::words::owner::Owner;
 
 /// Those who wait for one name.
 #[derive(Debug, Default)]
@@ -16,8 +19,8 @@ pub(crate) struct Line {
     /// How many ask at which interval, and how many at the pace that suits the backend.
     pub(crate) intervals: BTreeMap<Duration, usize>,
     pub(crate) adaptive: usize,
-    /// How many of them may join a lease of their owner's.
-    pub(crate) explicit: usize,
+    /// Those that may join a lease of their owner's, by that owner.
+    pub(crate) explicit: HashMap<Owner, BTreeMap<u64, RequestId>>,
     /// How often its head was put off since the last hint or grant.
     pub(crate) asks: u32,
     /// Who was said to hold the lock last.
@@ -36,7 +39,10 @@ impl Line {
     pub(crate) fn join(&mut self, id: RequestId, request: &Request) -> u64 {
         self.arrived += 1;
         self.order.insert(self.arrived, id);
-        self.explicit += usize::from(request.claim.owner.is_explicit());
+        let owner = &request.claim.owner;
+        if owner.is_explicit() {
+            self.explicit.entry(owner.clone()).or_default().insert(self.arrived, id);
+        }
         match request.retry {
             Retry::Every(interval) => *self.intervals.entry(interval).or_default() += 1,
             Retry::Adaptive | Retry::Never => self.adaptive += 1,
@@ -46,7 +52,12 @@ impl Line {
 
     pub(crate) fn leave(&mut self, place: u64, request: &Request) {
         self.order.remove(&place);
-        self.explicit -= usize::from(request.claim.owner.is_explicit());
+        if let Some(of_owner) = self.explicit.get_mut(&request.claim.owner) {
+            of_owner.remove(&place);
+            if of_owner.is_empty() {
+                self.explicit.remove(&request.claim.owner);
+            }
+        }
         match request.retry {
             Retry::Every(interval) => {
                 if let Some(count) = self.intervals.get_mut(&interval) {

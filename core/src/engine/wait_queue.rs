@@ -465,16 +465,18 @@ impl WaitQueue {
         (grants, unheard)
     }
 
-    /// Whoever waits for `name` and can join the lease that was granted just now, in order.
+    /// Whoever waits and can join the lease that was granted to `claim` just now, in order.
     pub(crate) fn joining(
         &mut self,
-        name: &LockName,
+        claim: &Claim,
         now: Duration,
         join: &dyn Fn(&Request) -> Option<Hold>,
     ) -> Vec<(Box<Request>, Hold)> {
-        let line = self.lines.get(name).filter(|line| line.explicit > 0);
-        let Some(line) = line else { return Vec::new() };
-        let ids: Vec<RequestId> = line.order.values().copied().collect();
+        let line = self.lines.get(&claim.name);
+        let Some(of_owner) = line.and_then(|line| line.explicit.get(&claim.owner)) else {
+            return Vec::new();
+        };
+        let ids: Vec<RequestId> = of_owner.values().copied().collect();
         ids.into_iter()
             .filter_map(|id| {
                 let pending = self.pending.get(&id)?;
@@ -866,4 +868,50 @@ pub(crate) struct Departure {
     requests: Vec<(LockName, RequestId)>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) at: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::locks::lease::state::Terms;
+    use crate::words::owner::Owner;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn request(id: u64, owner: &str) -> Box<Request> {
+        let claim = Claim::new(LockName::new("x").unwrap());
+        Box::new(Request {
+            id: RequestId(id),
+            claim: claim.with_owner(Owner::explicit(owner).unwrap()),
+            terms: Terms::switched_off(),
+            retry: Retry::Adaptive,
+            timeout: None,
+            on_busy: None,
+            reply: None,
+        })
+    }
+
+    #[test]
+    fn a_grant_to_an_explicit_owner_looks_at_others_of_that_owner_alone() {
+        let can = Capabilities::new("test");
+        let mut queue = WaitQueue::new(&can, Phase::default(), Observers::default());
+        for id in 0..1_000 {
+            queue.enter(request(id, &format!("owner {}", id % 500)), NOW);
+        }
+        let looked_at = Cell::new(0);
+        let join = |_: &Request| {
+            looked_at.set(looked_at.get() + 1);
+            None
+        };
+        assert!(queue.joining(&request(1_000, "owner 7").claim, NOW, &join).is_empty());
+        assert_eq!(looked_at.get(), 2);
+        assert!(queue.joining(&request(1_001, "another").claim, NOW, &join).is_empty());
+        assert_eq!(looked_at.get(), 2);
+        for id in 0..1_000 {
+            queue.leave(RequestId(id), NOW);
+        }
+        assert!(queue.lines.is_empty());
+    }
 }
