@@ -8,7 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
@@ -18,10 +18,11 @@ use database_locks_conformance::{Fault, FaultyBackend, Verb};
 use database_locks_core::observer::Event;
 use database_locks_core::{
     Capabilities, Claim, Ended, Error, ErrorKind, LeaseInfo, ListQuery, LockBackend, Locks,
-    LossReason, Observer, Release, Released, Renewal, Renewed, Result, Retry, Ttl, Verdict,
-    async_trait,
+    LossReason, Observer, Release, Released, Renewal, Renewed, Result, Retry, Ttl, Verdict, Wakeup,
+    Wakeups, async_trait,
 };
 use database_locks_memory::MemoryBackend;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -399,6 +400,70 @@ async fn a_panic_of_the_backend_is_told_to_the_holders_and_hangs_nobody() {
     assert_eq!(timeout(9 * SECOND, guard.lost()).await, Ok(LossReason::Shutdown));
     timeout(SECOND, locks.shutdown()).await.unwrap();
     locks.lock("y").acquire().await.unwrap_err();
+}
+
+/// A store whose hints end in a panic: first those of a stream, then what would make one.
+#[derive(Debug, Default)]
+struct Startling {
+    store: MemoryBackend,
+    listened: AtomicUsize,
+}
+
+#[async_trait]
+impl LockBackend for Startling {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        self.store.acquire(claims).await
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        self.store.renew(renewals).await
+    }
+
+    async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        self.store.release(releases).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
+        self.store.list(query).await
+    }
+
+    async fn clean_up(&self, idle: Duration) -> Result<u64> {
+        self.store.clean_up(idle).await
+    }
+
+    async fn wakeups(&self) -> Result<Option<Wakeups>> {
+        if self.listened.fetch_add(1, Ordering::Relaxed) > 0 {
+            startle().await;
+        }
+        let listening = stream::iter([Wakeup::Listening]);
+        Ok(Some(Wakeups::new(listening.chain(stream::once(startle())))))
+    }
+}
+
+async fn startle() -> Wakeup {
+    sleep(60 * SECOND).await;
+    panic!("a panic that the test asks for")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_among_the_hints_ends_these_and_polls_are_quick_again() {
+    let startling = Arc::new(Startling::default());
+    let there = Locks::builder().on_current_runtime().build(Arc::new(startling.store.clone()));
+    let held = there.unwrap().lock("x").ttl(HOUR).acquire().await.unwrap();
+    let builder = Locks::builder().on_current_runtime();
+    let here = builder.build(Arc::clone(&startling) as Arc<dyn LockBackend>).unwrap();
+    let waiting = tokio::spawn(here.lock("x").acquire());
+    sleep(150 * SECOND).await;
+    let listened = startling.listened.load(Ordering::Relaxed);
+    assert!(listened >= 3, "it was asked for hints {listened} times");
+    let asked = Instant::now();
+    held.release().await.unwrap();
+    let _guard = waiting.await.unwrap().unwrap();
+    assert!(asked.elapsed() < SECOND / 2, "{:?}", asked.elapsed());
 }
 
 /// Tells on which thread it is dropped.

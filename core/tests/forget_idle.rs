@@ -48,14 +48,18 @@ impl LockBackend for Idle {
     }
 
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
-        let mut asked = self.asked.lock().expect("nobody panics");
-        asked.push(idle);
-        match asked.len() {
+        let asked = {
+            let mut asked = self.asked.lock().expect("nobody panics");
+            asked.push(idle);
+            asked.len()
+        };
+        match asked {
             1 | 2 => Ok(1_000),
             4 => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 Err(Error::new(ErrorKind::Unavailable, "away"))
             }
+            5 => panic!("a panic that the test asks for"),
             _ => Ok(0),
         }
     }
@@ -71,7 +75,7 @@ async fn idle_names_are_forgotten_again_and_again_until_the_locks_end() {
     // A round goes on until nothing is left.
     sleep(Duration::from_mins(62)).await;
     assert!(store.asked() >= 3, "{}", store.asked());
-    // A failure ends a round, and not those that come after it.
+    // A failure or a panic ends a round, and not those that come after it.
     sleep(Duration::from_hours(5)).await;
     assert_eq!(store.failures.load(Ordering::Relaxed), 1);
     let asked = store.asked();

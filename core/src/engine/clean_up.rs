@@ -1,8 +1,10 @@
 //! Forgetting idle names in the background.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::LockBackend;
@@ -26,11 +28,12 @@ pub(crate) async fn repeat(
         // At another time than other processes.
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
         loop {
-            let outcome = timeout(request_timeout, backend.clean_up(idle)).await;
+            let call = AssertUnwindSafe(async { backend.clean_up(idle).await }).catch_unwind();
+            let outcome = timeout(request_timeout, call).await;
             let was_known_to_fail = is_known_to_fail;
-            is_known_to_fail = !matches!(outcome, Ok(Ok(_)));
+            is_known_to_fail = !matches!(outcome, Ok(Ok(Ok(_))));
             match outcome {
-                Ok(Ok(names)) => {
+                Ok(Ok(Ok(names))) => {
                     tracing::debug!(names, "forgot idle names");
                     // Some come of age all the time.
                     if names < FEW {
@@ -39,8 +42,15 @@ pub(crate) async fn repeat(
                 }
                 // Once, however long that goes on.
                 _ if was_known_to_fail && is_known_to_fail => break,
-                Ok(Err(error)) => {
+                Ok(Ok(Err(error))) => {
                     tracing::warn!(%error, "cannot forget idle names, will try again");
+                    break;
+                }
+                Ok(Err(_panic)) => {
+                    tracing::warn!(
+                        "the backend panicked while it forgot idle names: this is a defect of it, \
+                         will try again"
+                    );
                     break;
                 }
                 Err(_elapsed) => {

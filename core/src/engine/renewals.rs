@@ -279,6 +279,8 @@ pub(crate) struct Departure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::time::advance;
 
     use super::*;
