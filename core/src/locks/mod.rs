@@ -32,6 +32,9 @@ use crate::words::ttl::Ttl;
 /// last clone and the last guard have gone. A release that was only queued when the process exits
 /// is not sent: await [`release`](crate::Guard::release) or [`shutdown`](Self::shutdown) first.
 ///
+/// The engine logs from its thread. A `tracing` subscriber that blocks, on a full pipe for example, stops it, so that leases
+/// expire: give it a writer that does not block.
+///
 /// # Which lock should you use?
 ///
 /// - [`lock`](Self::lock): one holder at a time.

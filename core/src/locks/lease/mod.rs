@@ -377,3 +377,26 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease").field("id", &self.0.id).field("state", &self.known().state).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::backend::Claim;
+
+    /// For a thread to come back, on a machine of any slowness.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_look_at_a_lease_that_is_good_waits_for_nobody() {
+        let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
+        let lease = Lease::granted(id, Terms::switched_off(), Clock::Boot, Duration::ZERO);
+        let (sender, looked) = mpsc::channel();
+        let _known = lease.known();
+        let checked = lease.clone();
+        thread::spawn(move || sender.send(checked.check()));
+        looked.recv_timeout(PATIENCE).expect("it waits for the lock").unwrap();
+    }
+}
