@@ -70,7 +70,7 @@ pub(crate) struct Pace {
     pub(crate) listening: bool,
     pub(crate) names: usize,
     /// How much later than those of others the moments of this process are.
-    pub(crate) phase: Phase,
+    pub(crate) phase: GridPhase,
 }
 
 /// Who of those that wait for a name asks again soonest, for all of them.
@@ -150,10 +150,10 @@ fn doubled(first: Duration, times: u32, slowest: Duration) -> Duration {
 /// How far through each step of a grid the moments of a process lie, in 2^16ths, so that the processes of a host do not
 /// all ask at the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Phase(pub(crate) u16);
+pub(crate) struct GridPhase(pub(crate) u16);
 
 /// The first moment of a grid of `step` that is not before `moment`.
-pub(crate) fn on_grid(moment: Duration, step: Duration, phase: Phase) -> Duration {
+pub(crate) fn on_grid(moment: Duration, step: Duration, phase: GridPhase) -> Duration {
     let step = step.as_micros().max(1);
     let shift = (step * u128::from(phase.0)) >> 16;
     let steps = moment.as_micros().saturating_sub(shift).div_ceil(step);
@@ -169,7 +169,7 @@ mod tests {
     const ADAPTIVE: Quickest = Quickest { interval: None, adaptive: true };
 
     fn pace(listening: bool, names: usize) -> Pace {
-        Pace { listening, names, phase: Phase::default() }
+        Pace { listening, names, phase: GridPhase::default() }
     }
 
     fn delay(pace: Pace, asks: u32, retry_after: Option<Duration>) -> Duration {
@@ -250,12 +250,12 @@ mod tests {
     #[test]
     fn processes_have_phases_of_their_own() {
         let step = Duration::from_millis(20);
-        let moments = [0, 0x4000, 0x8000].map(|phase| on_grid(NOW, step, Phase(phase)) - NOW);
+        let moments = [0, 0x4000, 0x8000].map(|phase| on_grid(NOW, step, GridPhase(phase)) - NOW);
         assert_eq!(moments, [0, 5, 10].map(Duration::from_millis));
         for phase in [0, 1, 0x7fff, u16::MAX] {
             for millis in 0..40 {
                 let moment = NOW + Duration::from_millis(millis);
-                let next = on_grid(moment, step, Phase(phase));
+                let next = on_grid(moment, step, GridPhase(phase));
                 assert!(next >= moment && next < moment + step);
             }
         }

@@ -18,12 +18,12 @@ use crate::engine::backoff;
 use crate::engine::hints;
 use crate::engine::hold::{GivenUp, Hold};
 use crate::engine::outage_log::OutageLog;
-use crate::engine::releases::{self, GivenBack, Interest, Releases};
-use crate::engine::renewals::{self, Renewals};
+use crate::engine::releases::{GivenBack, Interest, ReleaseBatch, Releases};
+use crate::engine::renewals::{RenewalBatch, Renewals};
 use crate::engine::request::{Request, RequestId};
-use crate::engine::wait_queue::{self, Grant, HandOver, HandOverEnded, WaitQueue};
+use crate::engine::wait_queue::{ClaimBatch, Grant, HandOver, HandOverEnded, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
-use crate::locks::lease::state::{Event, Phase};
+use crate::locks::lease::state::{LeaseEvent, Phase};
 use crate::locks::lease::{Lease, Shared};
 use crate::observer::{Event as Observed, Observers};
 use crate::words::identity::Attempt;
@@ -78,9 +78,9 @@ type Owned = HashMap<(LockName, Owner), Lease>;
 /// What came of a batch.
 #[derive(Debug)]
 enum Done {
-    Claims(wait_queue::Departure, Result<Vec<Verdict>>),
-    Renewals(renewals::Departure, Result<Vec<Renewed>>),
-    Releases(releases::Departure, Result<Vec<Released>>),
+    Claims(ClaimBatch, Result<Vec<Verdict>>),
+    Renewals(RenewalBatch, Result<Vec<Renewed>>),
+    Releases(ReleaseBatch, Result<Vec<Released>>),
 }
 
 impl Driver {
@@ -94,7 +94,7 @@ impl Driver {
         let can = backend.capabilities();
         let (hints_sender, hints) = mpsc::unbounded_channel();
         let (given_up_sender, given_up) = mpsc::unbounded_channel();
-        let phase = backoff::Phase(fastrand::u16(..));
+        let phase = backoff::GridPhase(fastrand::u16(..));
         Self {
             shared: Arc::new(Shared {
                 clock,
@@ -233,7 +233,7 @@ impl Driver {
                 self.releases.close(now);
                 let leases: Vec<Lease> = self.renewals.leases().cloned().collect();
                 for lease in leases {
-                    self.give_back(&lease, Event::Gone(LossReason::Shutdown), None);
+                    self.give_back(&lease, LeaseEvent::Gone(LossReason::Shutdown), None);
                 }
                 self.closing.get_or_insert_default().push(reply);
             }
@@ -243,7 +243,7 @@ impl Driver {
     /// The last hold of a lease is gone.
     fn handle_given_up(&mut self, given_up: GivenUp) {
         match self.renewals.get(given_up.attempt).cloned() {
-            Some(lease) => self.give_back(&lease, Event::Release, given_up.reply),
+            Some(lease) => self.give_back(&lease, LeaseEvent::Release, given_up.reply),
             // Shut down before: its release is on its way or done.
             None => {
                 if let Some(reply) = given_up.reply {
@@ -256,7 +256,7 @@ impl Driver {
     fn give_back(
         &mut self,
         lease: &Lease,
-        event: Event,
+        event: LeaseEvent,
         reply: Option<oneshot::Sender<Result<()>>>,
     ) {
         let id = lease.id();
@@ -415,7 +415,7 @@ impl Driver {
             let key = (claim.name.clone(), claim.owner.clone());
             // What could not be joined, such as a lease of another share, the server has ended.
             if let Some(old) = self.owned.remove(&key) {
-                old.apply(Event::Gone(LossReason::Superseded));
+                old.apply(LeaseEvent::Gone(LossReason::Superseded));
             }
             if request.reply.is_some() {
                 self.owned.insert(key, lease.clone());
@@ -454,7 +454,7 @@ impl Driver {
     /// Nobody renews the leases any more. Tells so, the first time, and says whom it has told.
     fn stop(&mut self) -> Observers {
         for lease in self.renewals.leases() {
-            lease.apply(Event::Gone(LossReason::Shutdown));
+            lease.apply(LeaseEvent::Gone(LossReason::Shutdown));
         }
         let observers = std::mem::take(&mut self.observers);
         observers.vitals().set_listening(false);

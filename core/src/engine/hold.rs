@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Result;
 use crate::locks::lease::Lease;
-use crate::locks::lease::state::Event;
+use crate::locks::lease::state::LeaseEvent;
 use crate::words::identity::Attempt;
 
 /// Keeps a lease. Several may keep one, as guards of one explicit owner do.
@@ -50,7 +50,7 @@ impl Hold {
         let is_last = self.lease.remove_holder();
         if is_last {
             // Here, so that what nobody calls any more is dropped on the holder's thread, and nothing renews it now.
-            self.lease.apply(Event::Release);
+            self.lease.apply(LeaseEvent::Release);
             // An engine that has gone has told the lease.
             let _ = self.given_up.send(GivenUp { attempt: self.lease.id().attempt, reply });
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::engine::backoff::Retry;
 use crate::engine::line::Line;
 use crate::engine::request::Request;
-use crate::engine::waiter::State;
+use crate::engine::waiter::WaiterState;
 use crate::error::{Error, ErrorKind};
 use crate::words::identity::LeaseId;
 
@@ -15,9 +15,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// A request that waits, or whose outcome still has to be settled.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingRequest {
     pub(crate) request: Box<Request>,
-    pub(crate) state: State,
+    pub(crate) state: WaiterState,
     /// Where it stands in the line of its name, if it does.
     pub(crate) place: Option<u64>,
     /// The lease whose place its next claim is to take.
@@ -29,7 +29,7 @@ pub(crate) struct Pending {
     pub(crate) error: Option<Error>,
 }
 
-impl Pending {
+impl PendingRequest {
     /// Whether hardly anything is left at `now` of a lease that is granted to its last claim.
     pub(crate) fn is_late(&self, now: Duration) -> bool {
         let Some(ttl) = self.request.claim.ttl.duration() else { return false };

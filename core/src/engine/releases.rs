@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Releases {
-    pending: HashMap<Attempt, Pending>,
+    pending: HashMap<Attempt, PendingRelease>,
     batcher: Batcher<Attempt>,
     timers: Timers<Attempt>,
     /// Counts them, so that they leave in their order.
@@ -39,7 +39,7 @@ pub(crate) struct GivenBack {
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingRelease {
     given_back: GivenBack,
     /// Whether an earlier try may have been heard by the server.
     maybe_heard: bool,
@@ -75,7 +75,7 @@ impl Interest {
 
 /// A batch of releases on its way.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct ReleaseBatch {
     pub(crate) releases: Vec<Release>,
     at: Duration,
 }
@@ -103,7 +103,8 @@ impl Releases {
         if self.closing {
             given_back.until = at_most(given_back.until, tell_by);
         }
-        let pending = Pending { given_back, maybe_heard, tell_by, failures: 0, is_suspect: false };
+        let pending =
+            PendingRelease { given_back, maybe_heard, tell_by, failures: 0, is_suspect: false };
         self.pending.insert(attempt, pending);
         self.push(name, attempt, Haste::Urgent, Company::Any);
     }
@@ -132,31 +133,31 @@ impl Releases {
     }
 
     /// The next batch of releases, to be sent at `now`.
-    pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
+    pub(crate) fn depart(&mut self, now: Duration) -> Option<ReleaseBatch> {
         let pending = &self.pending;
         let batch = self.batcher.depart(now, |attempt| pending.contains_key(attempt))?;
         let mut releases = Vec::with_capacity(batch.len());
         let leases = batch.iter().filter_map(|(_, attempt)| pending.get(attempt));
         releases.extend(leases.map(|pending| Release::free(pending.given_back.lease.clone())));
-        Some(Departure { releases, at: now })
+        Some(ReleaseBatch { releases, at: now })
     }
 
     /// Takes the answer to a batch, and names the locks that are free now.
     pub(crate) fn arrive(
         &mut self,
-        departure: &Departure,
+        batch: &ReleaseBatch,
         answer: Result<Vec<Released>>,
         now: Duration,
     ) -> Vec<LockName> {
-        let batch = &departure.releases;
-        self.batcher.landed(batch.iter().map(|release| &release.lease.name), departure.at, now);
+        let ReleaseBatch { releases, at } = batch;
+        self.batcher.landed(releases.iter().map(|release| &release.lease.name), *at, now);
         let answers: Vec<Result<Released>> = match answer {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => releases.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut freed = Vec::with_capacity(batch.len());
-        for (Release { lease, .. }, answer) in batch.iter().zip(answers) {
-            let alone = batch.len() == 1;
+        let mut freed = Vec::with_capacity(releases.len());
+        for (Release { lease, .. }, answer) in releases.iter().zip(answers) {
+            let alone = releases.len() == 1;
             if let Some(outcome) = self.answered(lease.attempt, answer, alone, now) {
                 freed.push(lease.name.clone());
                 self.end(lease.attempt, outcome);
@@ -217,7 +218,7 @@ impl Releases {
     }
 
     fn end(&mut self, attempt: Attempt, outcome: Result<()>) {
-        let Some(Pending { given_back, .. }) = self.pending.remove(&attempt) else { return };
+        let Some(PendingRelease { given_back, .. }) = self.pending.remove(&attempt) else { return };
         let GivenBack { lease, interest, .. } = given_back;
         interest.tell(outcome.map_err(|e| e.with_lock(&lease.name).with_operation("release")));
     }

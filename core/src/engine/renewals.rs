@@ -6,12 +6,12 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use crate::backend::{Capabilities, Renewal, Renewed};
-use crate::engine::backoff::{Phase as GridPhase, on_grid};
+use crate::engine::backoff::{GridPhase, on_grid};
 use crate::engine::releases::{GivenBack, Interest};
 use crate::engine::timers::Agenda;
 use crate::error::Result;
 use crate::locks::lease::Lease;
-use crate::locks::lease::state::{Event, Phase};
+use crate::locks::lease::state::{LeaseEvent, Phase};
 use crate::observer::{Event as Observed, Observers};
 use crate::words::identity::Attempt;
 
@@ -129,7 +129,7 @@ impl Renewals {
     }
 
     /// The next batch of renewals, to be sent at `now`: of what is due, that whose deadline comes first.
-    pub(crate) fn depart(&mut self, now: Duration) -> Option<Departure> {
+    pub(crate) fn depart(&mut self, now: Duration) -> Option<RenewalBatch> {
         if self.is_in_flight {
             return None;
         }
@@ -164,18 +164,18 @@ impl Renewals {
         let time = shortest
             .map_or(Duration::MAX, |(ttl, _)| (*ttl / 3).max(LEAST_TIME))
             .saturating_mul(1 << self.failures.min(10));
-        Some(Departure { renewals, at: now, time })
+        Some(RenewalBatch { renewals, at: now, time })
     }
 
     /// Takes the answer to a batch, and says which leases live on the server that their holders have given up for lost.
     pub(crate) fn arrive(
         &mut self,
-        departure: &Departure,
+        batch: &RenewalBatch,
         answer: Result<Vec<Renewed>>,
         now: Duration,
     ) -> Vec<GivenBack> {
         self.is_in_flight = false;
-        let count = departure.renewals.len();
+        let count = batch.renewals.len();
         let (answers, largest_batch) = match answer {
             Ok(answers) => {
                 self.failures = 0;
@@ -194,15 +194,15 @@ impl Renewals {
             }
         };
         let mut raised = Vec::new();
-        for (renewal, answer) in departure.renewals.iter().zip(answers) {
+        for (renewal, answer) in batch.renewals.iter().zip(answers) {
             let attempt = renewal.lease.attempt;
             let Some(held) = self.leases.get_mut(&attempt) else { continue };
             held.largest_batch = largest_batch;
             let lease = &held.lease;
             let event = match answer {
-                Renewed::Alive => Event::Renewed { asked_at: departure.at },
-                Renewed::Lost(reason) => Event::Gone(reason),
-                Renewed::Skipped => Event::Failed,
+                Renewed::Alive => LeaseEvent::Renewed { asked_at: batch.at },
+                Renewed::Lost(reason) => LeaseEvent::Gone(reason),
+                Renewed::Skipped => LeaseEvent::Failed,
             };
             match lease.apply(event).phase {
                 Phase::Lost(reason) => {
@@ -226,7 +226,7 @@ impl Renewals {
                 }
                 Phase::Held => {
                     self.observers.tell(Observed::Renewed { lease: lease.id() });
-                    let look = held.next_look(departure.at, 1, self.phase);
+                    let look = held.next_look(batch.at, 1, self.phase);
                     self.looks.set(attempt, &mut held.look, look);
                 }
                 Phase::Released => {}
@@ -270,7 +270,7 @@ fn renewed_ttl(lease: &Lease) -> Option<Duration> {
 
 /// A batch of renewals on its way.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct RenewalBatch {
     pub(crate) renewals: Vec<Renewal>,
     pub(crate) at: Duration,
     /// How long it may take.
@@ -316,8 +316,8 @@ mod tests {
         (renewals, start)
     }
 
-    fn names(departure: &Departure) -> Vec<&str> {
-        departure.renewals.iter().map(|renewal| renewal.lease.name.as_str()).collect()
+    fn names(batch: &RenewalBatch) -> Vec<&str> {
+        batch.renewals.iter().map(|renewal| renewal.lease.name.as_str()).collect()
     }
 
     #[test]
@@ -410,7 +410,7 @@ mod tests {
             renewals.arrive(&first, Ok(vec![answer, Renewed::Alive]), now);
             if !is_noticed_by_renewal {
                 let short = renewals.leases().find(|lease| lease.name().as_str() == "a").unwrap();
-                short.apply(Event::Gone(LossReason::Expired));
+                short.apply(LeaseEvent::Gone(LossReason::Expired));
             }
             now += Duration::from_secs(10);
             renewals.tick(now);
@@ -426,7 +426,7 @@ mod tests {
         let now = start + Duration::from_secs(10);
         renewals.tick(now);
         let given_up = renewals.leases().find(|lease| lease.name().as_str() == "a").unwrap();
-        given_up.apply(Event::Release);
+        given_up.apply(LeaseEvent::Release);
         assert_eq!(names(&renewals.depart(now).unwrap()), ["b"]);
     }
 

@@ -166,8 +166,8 @@ mod tests {
         let (caller, _answer) = oneshot::channel();
         reply(caller).send(Ok(Hold::join(hold.lease(), &sender)));
         assert_eq!(seen.take(), ["Waiting", "joined"]);
-        hold.lease().apply(state::Event::Gone(LossReason::Shutdown));
-        hold.lease().apply(state::Event::Release);
+        hold.lease().apply(state::LeaseEvent::Gone(LossReason::Shutdown));
+        hold.lease().apply(state::LeaseEvent::Release);
         assert_eq!(seen.take(), ["Lost"]);
         let (caller, _answer) = oneshot::channel();
         reply(caller).send(Ok(Some(hold)));

@@ -3,7 +3,7 @@
 //! Those who wait for a name stand in its line, first come, first served. The head of a line asks the database,
 //! again and again, and those behind it that take as much as it does, and could hold the lock beside it, ask along
 //! with it once: as long as nobody has been told that the lock is busy. A request that asks once stands in no line.
-//! What becomes of a request by itself is decided by [`State`]; here is what they are to each other. No I/O:
+//! What becomes of a request by itself is decided by [`WaiterState`]; here is what they are to each other. No I/O:
 //! requests in, batches of claims out, verdicts in, grants out.
 //!
 //! Where somebody here gives back what the head of a line waits for, the head's claim takes the place of that lease, in
@@ -14,16 +14,16 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use crate::backend::{Busy, Capabilities, Claim, Releaser, Verdict};
-use crate::engine::backoff::{Pace, Phase, Retry};
+use crate::engine::backoff::{GridPhase, Pace, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
 use crate::engine::line::Line;
-use crate::engine::pending::Pending;
+use crate::engine::pending::PendingRequest;
 use crate::engine::releases::{GivenBack, Interest, PATIENCE};
 use crate::engine::request::{Request, RequestId};
 use crate::engine::rota::{LATELY, Rota};
 use crate::engine::timers::Timers;
-use crate::engine::waiter::{Answer, Doubt, Event, Next, State, Step, Tell};
+use crate::engine::waiter::{Answer, Doubt, Next, Step, Tell, WaiterEvent, WaiterState};
 use crate::error::{Error, Result};
 use crate::observer::{self, Observers};
 use crate::words::identity::{Attempt, LeaseId, Token};
@@ -62,7 +62,7 @@ pub(crate) struct Grant {
 #[derive(Debug)]
 pub(crate) struct WaitQueue {
     backend: &'static str,
-    pending: HashMap<RequestId, Pending>,
+    pending: HashMap<RequestId, PendingRequest>,
     lines: HashMap<LockName, Line>,
     /// Of names that were released while somebody here waited for them.
     rotas: HashMap<LockName, Rota>,
@@ -77,7 +77,7 @@ pub(crate) struct WaitQueue {
     /// What has become of hand-overs, for the driver to hear.
     ended: Vec<HandOverEnded>,
     hands_over: bool,
-    phase: Phase,
+    phase: GridPhase,
     random: fastrand::Rng,
     observers: Observers,
 }
@@ -120,7 +120,7 @@ enum Exit {
 }
 
 impl WaitQueue {
-    pub(crate) fn new(can: &Capabilities, phase: Phase, observers: Observers) -> Self {
+    pub(crate) fn new(can: &Capabilities, phase: GridPhase, observers: Observers) -> Self {
         Self {
             backend: can.backend,
             pending: HashMap::default(),
@@ -159,9 +159,9 @@ impl WaitQueue {
             self.timers.set(Due::GiveUp(id), now.saturating_add(timeout));
         }
         let name = request.claim.name.clone();
-        let mut pending = Pending {
+        let mut pending = PendingRequest {
             request,
-            state: State::ENTERED,
+            state: WaiterState::ENTERED,
             place: None,
             replaces: None,
             sent: now,
@@ -206,7 +206,7 @@ impl WaitQueue {
         if let Some(pending) = self.pending.get_mut(&id) {
             drop(pending.request.reply.take());
         }
-        self.on(id, Event::Abandoned, now);
+        self.on(id, WaiterEvent::Abandoned, now);
     }
 
     /// A hint says that a name was released: its first waiter here asks when the turn is ours.
@@ -307,7 +307,7 @@ impl WaitQueue {
         let Some(head) = line.head() else { return false };
         let Some(pending) = self.pending.get_mut(&head) else { return false };
         let is_free =
-            matches!(pending.state, State::Waiting(Step::Idle | Step::Queued, Doubt::None));
+            matches!(pending.state, WaiterState::Waiting(Step::Idle | Step::Queued, Doubt::None));
         if !is_free || pending.replaces.is_some() || pending.request.claim.share != lease.share {
             return false;
         }
@@ -380,7 +380,7 @@ impl WaitQueue {
             if let Some(reply) = reply {
                 reply.send(Err(error.clone()));
             }
-            self.on(id, Event::Abandoned, now);
+            self.on(id, WaiterEvent::Abandoned, now);
             if self.pending.contains_key(&id) {
                 self.limit_settling(id, now);
             }
@@ -393,51 +393,49 @@ impl WaitQueue {
         &mut self,
         now: Duration,
         join: &dyn Fn(&Request) -> Option<Hold>,
-    ) -> Option<Departure> {
+    ) -> Option<ClaimBatch> {
         loop {
             let pending = &self.pending;
-            let batch = self.batcher.depart(now, |id| pending.contains_key(id))?;
+            let asked = self.batcher.depart(now, |id| pending.contains_key(id))?;
             let (requests, claims) =
-                (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-            let mut departure = Departure { requests, claims, at: now };
+                (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
+            let mut batch = ClaimBatch { requests, claims, at: now };
             let mut settled = Vec::new();
-            for (name, id) in batch {
+            for (name, id) in asked {
                 match self.claim(id, now, join) {
                     Some(claim) => {
-                        departure.requests.push((name, id));
-                        departure.claims.push(claim);
+                        batch.requests.push((name, id));
+                        batch.claims.push(claim);
                     }
                     None => settled.push(name),
                 }
             }
             self.batcher.done(&settled);
-            if departure.claims.is_empty() {
+            if batch.claims.is_empty() {
                 self.batcher.called_off();
                 continue;
             }
-            return Some(departure);
+            return Some(batch);
         }
     }
 
     /// Takes the answer to a batch, and hands out what was granted, and what is to be freed.
     pub(crate) fn arrive(
         &mut self,
-        departure: &Departure,
+        batch: &ClaimBatch,
         answer: Result<Vec<Verdict>>,
         now: Duration,
     ) -> (Vec<Grant>, Vec<GivenBack>) {
-        let names = departure.requests.iter().map(|(name, _)| name);
-        self.batcher.landed(names, departure.at, now);
-        let alone = departure.requests.len() == 1;
+        let names = batch.requests.iter().map(|(name, _)| name);
+        self.batcher.landed(names, batch.at, now);
+        let alone = batch.requests.len() == 1;
         let answers: Vec<Result<Verdict>> = match answer {
             Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
-            Err(error) => departure.requests.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => batch.requests.iter().map(|_| Err(error.clone())).collect(),
         };
         let granted = answers.iter().filter(|answer| matches!(answer, Ok(Verdict::Granted(_))));
         let (mut grants, mut unheard) = (Vec::with_capacity(granted.count()), Vec::new());
-        for (((_, id), claim), answer) in
-            departure.requests.iter().zip(&departure.claims).zip(answers)
-        {
+        for (((_, id), claim), answer) in batch.requests.iter().zip(&batch.claims).zip(answers) {
             if let Some(lease) = &claim.replaces {
                 let outcome = match answer {
                     Ok(Verdict::Granted(_)) => HandOver::Done,
@@ -452,7 +450,7 @@ impl WaitQueue {
         }
         // Both are in the order of names.
         let mut others = &grants[..];
-        for asked in departure.requests.chunk_by(|(a, _), (b, _)| a == b) {
+        for asked in batch.requests.chunk_by(|(a, _), (b, _)| a == b) {
             let name = &asked[0].0;
             let granted =
                 others.iter().take_while(|grant| grant.request.claim.name == *name).count();
@@ -491,17 +489,17 @@ impl WaitQueue {
 
     /// Lets a request ask, as soon as a batch takes it along.
     fn ask(&mut self, id: RequestId, now: Duration) {
-        self.on(id, Event::Ask, now);
+        self.on(id, WaiterEvent::Ask, now);
     }
 
     /// Tells a request what happened where its caller hears nothing of it.
-    fn on(&mut self, id: RequestId, event: Event, now: Duration) {
+    fn on(&mut self, id: RequestId, event: WaiterEvent, now: Duration) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
-        let was_waiting = matches!(pending.state, State::Waiting(..));
+        let was_waiting = matches!(pending.state, WaiterState::Waiting(..));
         let (state, effects) = pending.state.on(event, now, pending.asks_once());
         pending.state = state;
         self.go_on(id, effects.next, now);
-        if was_waiting && matches!(state, State::Settling(..)) {
+        if was_waiting && matches!(state, WaiterState::Settling(..)) {
             self.settle(id, now);
         }
     }
@@ -528,8 +526,8 @@ impl WaitQueue {
             Err(error) if error.is_retryable() => Answer::Failed,
             Err(_) => Answer::Refused { alone },
         };
-        let was_waiting = matches!(pending.state, State::Waiting(..));
-        let (state, effects) = pending.state.on(Event::Answered(event), now, asks_once);
+        let was_waiting = matches!(pending.state, WaiterState::Waiting(..));
+        let (state, effects) = pending.state.on(WaiterEvent::Answered(event), now, asks_once);
         pending.state = state;
         if answer.is_ok() {
             pending.failures = 0;
@@ -583,7 +581,7 @@ impl WaitQueue {
                     Answer::Failed => {
                         tracing::debug!(%lock, %error, "asking for a lock failed, will ask again");
                     }
-                    _ if state == State::Done => tracing::warn!(
+                    _ if state == WaiterState::Done => tracing::warn!(
                         %lock, %error, "what became of a request for a lock that failed is not known"
                     ),
                     _ => {}
@@ -598,7 +596,7 @@ impl WaitQueue {
             (_, reply, _) => pending.request.reply = reply,
         }
         self.go_on(id, effects.next, now);
-        if was_waiting && matches!(state, State::Settling(..)) {
+        if was_waiting && matches!(state, WaiterState::Settling(..)) {
             self.settle(id, now);
         }
         (None, unheard)
@@ -668,7 +666,7 @@ impl WaitQueue {
     ) -> Option<Claim> {
         let pace = self.pace();
         if self.comes_too_early(id) {
-            self.on(id, Event::Withdrawn, now);
+            self.on(id, WaiterEvent::Withdrawn, now);
             return None;
         }
         let pending = self.pending.get_mut(&id)?;
@@ -686,7 +684,7 @@ impl WaitQueue {
         if let Some(line) = pending.place.and_then(|_| self.lines.get(&claim.name)) {
             claim.mark = Some(pace.mark(line.quickest()));
         }
-        self.on(id, Event::Sent, now);
+        self.on(id, WaiterEvent::Sent, now);
         Some(claim)
     }
 
@@ -767,7 +765,7 @@ impl WaitQueue {
     fn give_up(&mut self, id: RequestId, now: Duration) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let Some(reply) = pending.request.reply.take() else {
-            self.on(id, Event::Expired, now);
+            self.on(id, WaiterEvent::Expired, now);
             if self.is_asking(id) {
                 // What is under way is waited for.
                 self.timers.set(Due::GiveUp(id), now.saturating_add(OVERDUE));
@@ -776,7 +774,7 @@ impl WaitQueue {
         };
         let line = pending.place.and_then(|_| self.lines.get(&pending.request.claim.name));
         reply.send(Err(pending.why_not(line, self.backend, now)));
-        self.on(id, Event::Abandoned, now);
+        self.on(id, WaiterEvent::Abandoned, now);
     }
 
     /// Begins to find out what a request without a caller has, for as long as it can have anything.
@@ -864,7 +862,7 @@ impl WaitQueue {
 
 /// A batch of claims on its way.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct ClaimBatch {
     requests: Vec<(LockName, RequestId)>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) at: Duration,
@@ -896,7 +894,7 @@ mod tests {
     #[test]
     fn a_grant_to_an_explicit_owner_looks_at_others_of_that_owner_alone() {
         let can = Capabilities::new("test");
-        let mut queue = WaitQueue::new(&can, Phase::default(), Observers::default());
+        let mut queue = WaitQueue::new(&can, GridPhase::default(), Observers::default());
         for id in 0..1_000 {
             queue.enter(request(id, &format!("owner {}", id % 500)), NOW);
         }

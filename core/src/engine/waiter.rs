@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A request that has no lock yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum WaiterState {
     /// Its caller waits.
     Waiting(Step, Doubt),
     /// Its caller has gone or was told, and its attempt may have a lease, which has to be found out and given back.
@@ -37,7 +37,7 @@ pub(crate) enum Doubt {
 
 /// What can happen to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum WaiterEvent {
     /// It is to ask: its turn has come, or there is a reason to look again.
     Ask,
     /// Its claim leaves.
@@ -109,12 +109,12 @@ pub(crate) enum Next {
     Forget,
 }
 
-impl State {
+impl WaiterState {
     /// Somebody wants a lock.
     pub(crate) const ENTERED: Self = Self::Waiting(Step::Idle, Doubt::None);
 
     /// What `event` makes of this state at `now`. A request that `asks_once` is over with its first answer.
-    pub(crate) fn on(self, event: Event, now: Duration, asks_once: bool) -> (Self, Effects) {
+    pub(crate) fn on(self, event: WaiterEvent, now: Duration, asks_once: bool) -> (Self, Effects) {
         let (step, doubt, waits) = match self {
             Self::Waiting(step, doubt) => (step, doubt, true),
             Self::Settling(step, doubt) => (step, doubt, false),
@@ -125,26 +125,30 @@ impl State {
             false => Self::Settling(step, doubt),
         };
         match (event, step) {
-            (Event::Ask, Step::Idle) => (then(Step::Queued, doubt), Next::Queue.into()),
-            (Event::Ask, Step::Queued) => (self, Effects::NONE),
-            (Event::Ask, Step::Asked { since, .. }) => {
+            (WaiterEvent::Ask, Step::Idle) => (then(Step::Queued, doubt), Next::Queue.into()),
+            (WaiterEvent::Ask, Step::Queued) => (self, Effects::NONE),
+            (WaiterEvent::Ask, Step::Asked { since, .. }) => {
                 (then(Step::Asked { since, stale: true }, doubt), Effects::NONE)
             }
-            (Event::Sent, Step::Queued) => {
+            (WaiterEvent::Sent, Step::Queued) => {
                 (then(Step::Asked { since: now, stale: false }, doubt), Effects::NONE)
             }
-            (Event::Withdrawn, Step::Queued) => (then(Step::Idle, doubt), Effects::NONE),
-            (Event::Abandoned, _) => self.abandoned(),
+            (WaiterEvent::Withdrawn, Step::Queued) => (then(Step::Idle, doubt), Effects::NONE),
+            (WaiterEvent::Abandoned, _) => self.abandoned(),
             // What is under way is waited for: it may be a grant.
-            (Event::Expired, Step::Idle | Step::Queued) if !waits => {
+            (WaiterEvent::Expired, Step::Idle | Step::Queued) if !waits => {
                 (Self::Done, Next::Forget.into())
             }
-            (Event::Answered(answer), Step::Asked { stale, .. }) => {
+            (WaiterEvent::Answered(answer), Step::Asked { stale, .. }) => {
                 self.answered(answer, stale, asks_once)
             }
-            (Event::Sent | Event::Withdrawn | Event::Answered(_) | Event::Expired, _) => {
-                (self, Effects::NONE)
-            }
+            (
+                WaiterEvent::Sent
+                | WaiterEvent::Withdrawn
+                | WaiterEvent::Answered(_)
+                | WaiterEvent::Expired,
+                _,
+            ) => (self, Effects::NONE),
         }
     }
 
@@ -262,14 +266,14 @@ mod tests {
     fn transitions() {
         use Answer::{Busy, Ended, Failed, Granted, Late, Mismatch, Refused, Skipped};
         use Doubt::{Suspect, Unknown};
-        use Event::{Abandoned, Answered, Ask, Expired, Sent, Withdrawn};
         use Next::{BackOff, BeginAnew, Forget, Queue, Rest};
-        use State::{Done, Settling, Waiting};
         use Step::{Idle, Queued};
+        use WaiterEvent::{Abandoned, Answered, Ask, Expired, Sent, Withdrawn};
+        use WaiterState::{Done, Settling, Waiting};
         let (sure, fresh, stale) = (Doubt::None, asked(false), asked(true));
         let tell = |tell, next| Effects { tell, next };
         let quiet = |next| tell(Tell::Nothing, next);
-        let table: &[(State, Event, State, Effects)] = &[
+        let table: &[(WaiterState, WaiterEvent, WaiterState, Effects)] = &[
             // To ask, and be sent.
             (Waiting(Idle, sure), Ask, Waiting(Queued, sure), quiet(Queue)),
             (Waiting(Queued, sure), Ask, Waiting(Queued, sure), Effects::NONE),
@@ -341,17 +345,17 @@ mod tests {
 
     #[test]
     fn who_asks_once_is_told_the_first_answer() {
-        let waiting = |doubt| State::Waiting(asked(true), doubt);
+        let waiting = |doubt| WaiterState::Waiting(asked(true), doubt);
         let told = |next| Effects { tell: Tell::Busy, next };
         for answer in [Answer::Busy, Answer::Skipped] {
-            let is = waiting(Doubt::None).on(Event::Answered(answer), NOW, true);
-            assert_eq!(is, (State::Done, told(Next::Forget)), "{answer:?}");
+            let is = waiting(Doubt::None).on(WaiterEvent::Answered(answer), NOW, true);
+            assert_eq!(is, (WaiterState::Done, told(Next::Forget)), "{answer:?}");
         }
-        let is = waiting(Doubt::Unknown).on(Event::Answered(Answer::Skipped), NOW, true);
-        assert_eq!(is, (State::Settling(Step::Idle, Doubt::Unknown), told(Next::BackOff)));
+        let is = waiting(Doubt::Unknown).on(WaiterEvent::Answered(Answer::Skipped), NOW, true);
+        assert_eq!(is, (WaiterState::Settling(Step::Idle, Doubt::Unknown), told(Next::BackOff)));
     }
 
-    fn any_event() -> impl Strategy<Value = Event> {
+    fn any_event() -> impl Strategy<Value = WaiterEvent> {
         let answer = prop_oneof![
             1 => Just(Answer::Granted),
             1 => Just(Answer::Late),
@@ -363,12 +367,12 @@ mod tests {
             1 => any::<bool>().prop_map(|alone| Answer::Refused { alone }),
         ];
         prop_oneof![
-            3 => Just(Event::Ask),
-            4 => Just(Event::Sent),
-            1 => Just(Event::Withdrawn),
-            4 => answer.prop_map(Event::Answered),
-            1 => Just(Event::Abandoned),
-            1 => Just(Event::Expired),
+            3 => Just(WaiterEvent::Ask),
+            4 => Just(WaiterEvent::Sent),
+            1 => Just(WaiterEvent::Withdrawn),
+            4 => answer.prop_map(WaiterEvent::Answered),
+            1 => Just(WaiterEvent::Abandoned),
+            1 => Just(WaiterEvent::Expired),
         ]
     }
 
@@ -379,20 +383,20 @@ mod tests {
             asks_once: bool,
             events in proptest::collection::vec(any_event(), 0..40)
         ) {
-            let (mut state, _) = State::ENTERED.on(Event::Ask, NOW, asks_once);
+            let (mut state, _) = WaiterState::ENTERED.on(WaiterEvent::Ask, NOW, asks_once);
             let (mut has_caller, mut is_timed, mut in_doubt) = (true, false, false);
             for event in events {
                 let before = state;
-                let answered = matches!(event, Event::Answered(_)) && before.asked_since().is_some();
+                let answered = matches!(event, WaiterEvent::Answered(_)) && before.asked_since().is_some();
                 let (after, effects) = state.on(event, NOW, asks_once);
                 state = after;
-                if event == Event::Abandoned {
+                if event == WaiterEvent::Abandoned {
                     has_caller = false;
                 }
-                if answered && let Event::Answered(answer) = event {
+                if answered && let WaiterEvent::Answered(answer) = event {
                     in_doubt = match answer {
                         Answer::Failed | Answer::Refused { .. } => true,
-                        Answer::Late => state != State::Done,
+                        Answer::Late => state != WaiterState::Done,
                         Answer::Skipped => in_doubt,
                         _ => false,
                     };
@@ -411,17 +415,17 @@ mod tests {
                         has_caller = false;
                     }
                 }
-                prop_assert_eq!(effects.next == Next::Forget, state == State::Done && before != State::Done);
+                prop_assert_eq!(effects.next == Next::Forget, state == WaiterState::Done && before != WaiterState::Done);
                 match state {
-                    State::Waiting(..) => prop_assert!(has_caller),
-                    State::Settling(step, doubt) => {
+                    WaiterState::Waiting(..) => prop_assert!(has_caller),
+                    WaiterState::Settling(step, doubt) => {
                         prop_assert!(!has_caller);
                         let is_under_way = matches!(step, Step::Asked { .. });
                         prop_assert!(doubt != Doubt::None || is_under_way);
                     }
-                    State::Done => {
+                    WaiterState::Done => {
                         prop_assert!(!has_caller, "forgotten: {before:?} on {event:?}");
-                        let is_expired = event == Event::Expired;
+                        let is_expired = event == WaiterEvent::Expired;
                         let is_settled_once = before.doubt() == Doubt::Suspect;
                         prop_assert!(!in_doubt || is_expired || is_settled_once, "{before:?} on {event:?}");
                         break;
@@ -429,8 +433,8 @@ mod tests {
                 }
                 prop_assert_eq!(state.doubt() != Doubt::None, in_doubt);
                 // Whoever does nothing asks again some time, or has just been withdrawn.
-                if !state.is_asking() && event != Event::Withdrawn && before != State::ENTERED {
-                    let rested_before = matches!(before, State::Waiting(Step::Idle, _));
+                if !state.is_asking() && event != WaiterEvent::Withdrawn && before != WaiterState::ENTERED {
+                    let rested_before = matches!(before, WaiterState::Waiting(Step::Idle, _));
                     prop_assert!(is_timed || before == state || rested_before);
                 }
             }

@@ -21,7 +21,7 @@ use crate::words::identity::{LeaseId, Token};
 use crate::words::loss::LossReason;
 use crate::words::name::LockName;
 
-use self::state::{Event, Phase, State, Terms};
+use self::state::{LeaseEvent, LeaseState, Phase, Terms};
 
 /// What is called when a lease is lost.
 pub(crate) type OnLost = Box<dyn FnOnce(LossReason) + Send>;
@@ -62,7 +62,7 @@ impl Shared {
 }
 
 struct Known {
-    state: State,
+    state: LeaseState,
     /// Of most leases nobody wants to hear.
     listeners: Option<Box<Listeners>>,
 }
@@ -98,9 +98,12 @@ impl Lease {
             id,
             terms,
             shared,
-            good_until: AtomicU64::new(good_until(State::granted(asked_at, &terms))),
+            good_until: AtomicU64::new(good_until(LeaseState::granted(asked_at, &terms))),
             holders: AtomicUsize::new(1),
-            known: Mutex::new(Known { state: State::granted(asked_at, &terms), listeners: None }),
+            known: Mutex::new(Known {
+                state: LeaseState::granted(asked_at, &terms),
+                listeners: None,
+            }),
             over: Notify::new(),
         }))
     }
@@ -303,12 +306,12 @@ impl Lease {
     }
 
     /// What is known now, the passing of time included.
-    pub(crate) fn look(&self) -> State {
-        self.apply(Event::Tick)
+    pub(crate) fn look(&self) -> LeaseState {
+        self.apply(LeaseEvent::Tick)
     }
 
     /// Tells the lease what happened, and whoever waits for its loss.
-    pub(crate) fn apply(&self, event: Event) -> State {
+    pub(crate) fn apply(&self, event: LeaseEvent) -> LeaseState {
         let now = self.now();
         let mut known = self.known();
         let was_over = known.state.is_over();
@@ -360,7 +363,7 @@ impl Known {
     }
 }
 
-fn good_until(state: State) -> u64 {
+fn good_until(state: LeaseState) -> u64 {
     match state.deadline {
         _ if state.is_over() => 0,
         Some(deadline) => micros(deadline),
@@ -392,7 +395,12 @@ mod tests {
     #[test]
     fn a_look_at_a_lease_that_is_good_waits_for_nobody() {
         let id = Claim::new(LockName::new("x").unwrap()).lease(Token::new(1));
-        let lease = Lease::granted(id, Terms::switched_off(), Clock::Boot, Duration::ZERO);
+        let lease = Lease::granted(
+            id,
+            Terms::switched_off(),
+            Shared::of_a_test(Observers::default()),
+            Duration::ZERO,
+        );
         let (sender, looked) = mpsc::channel();
         let _known = lease.known();
         let checked = lease.clone();

@@ -99,7 +99,7 @@ pub(crate) enum Phase {
 
 /// A lease as its holder knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct LeaseState {
     pub(crate) phase: Phase,
     /// When the holder must stop believing in the lease; `None` for one that never expires.
     pub(crate) deadline: Option<Duration>,
@@ -107,7 +107,7 @@ pub(crate) struct State {
 
 /// What can happen to a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum LeaseEvent {
     /// The server extended it, asked by a request that left at `asked_at`.
     Renewed { asked_at: Duration },
     /// A renewal failed, or was not decided.
@@ -120,18 +120,18 @@ pub(crate) enum Event {
     Release,
 }
 
-impl State {
+impl LeaseState {
     /// A lease that was granted to a request that left at `asked_at`.
     pub(crate) fn granted(asked_at: Duration, terms: &Terms) -> Self {
         Self { phase: Phase::Held, deadline: deadline(asked_at, terms) }
     }
 
     /// What `event` makes of this state at `now`.
-    pub(crate) fn on(self, event: Event, now: Duration, terms: &Terms) -> Self {
+    pub(crate) fn on(self, event: LeaseEvent, now: Duration, terms: &Terms) -> Self {
         if self.is_over() {
             return self;
         }
-        if let Event::Gone(reason) = event {
+        if let LeaseEvent::Gone(reason) = event {
             if terms.switched_off && reason != LossReason::Shutdown {
                 return self;
             }
@@ -141,14 +141,14 @@ impl State {
             return Self { phase: Phase::Lost(LossReason::Expired), ..self };
         }
         match event {
-            Event::Renewed { asked_at } => Self {
+            LeaseEvent::Renewed { asked_at } => Self {
                 phase: Phase::Held,
                 // An answer that overtook a later one must not shorten what that one gave.
                 deadline: deadline(asked_at, terms).max(self.deadline),
             },
-            Event::Failed => Self { phase: Phase::Unknown, ..self },
-            Event::Release => Self { phase: Phase::Released, ..self },
-            Event::Tick | Event::Gone(_) => self,
+            LeaseEvent::Failed => Self { phase: Phase::Unknown, ..self },
+            LeaseEvent::Release => Self { phase: Phase::Released, ..self },
+            LeaseEvent::Tick | LeaseEvent::Gone(_) => self,
         }
     }
 
@@ -179,11 +179,11 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use Event::{Failed, Gone, Release, Renewed, Tick};
+        use LeaseEvent::{Failed, Gone, Release, Renewed, Tick};
         use LossReason::{Expired, Forced, Taken};
         use Phase::{Held, Lost, Released, Unknown};
         // Granted at 100 with a TTL of 10 and a margin of 1: the deadline is 109.
-        type Row<'a> = (&'a [(Event, u64)], Phase, u64);
+        type Row<'a> = (&'a [(LeaseEvent, u64)], Phase, u64);
         let table: &[Row<'_>] = &[
             (&[(Tick, 108)], Held, 109),
             (&[(Tick, 109)], Lost(Expired), 109),
@@ -208,32 +208,39 @@ mod tests {
             ),
         ];
         for (events, phase, deadline) in table {
-            let mut state = State::granted(at(100), &terms());
+            let mut state = LeaseState::granted(at(100), &terms());
             for (event, now) in *events {
                 state = state.on(*event, at(*now), &terms());
             }
-            assert_eq!(state, State { phase: *phase, deadline: Some(at(*deadline)) }, "{events:?}");
+            assert_eq!(
+                state,
+                LeaseState { phase: *phase, deadline: Some(at(*deadline)) },
+                "{events:?}"
+            );
         }
     }
 
     #[test]
     fn a_lease_without_end_is_lost_only_by_the_servers_word() {
         let terms = Terms::new(Ttl::Infinite, None, RenewBefore::default(), true).unwrap();
-        let state = State::granted(at(1), &terms).on(Event::Failed, Duration::MAX, &terms);
-        assert_eq!(state, State { phase: Phase::Unknown, deadline: None });
-        let state = state.on(Event::Gone(LossReason::Forced), at(2), &terms);
+        let state =
+            LeaseState::granted(at(1), &terms).on(LeaseEvent::Failed, Duration::MAX, &terms);
+        assert_eq!(state, LeaseState { phase: Phase::Unknown, deadline: None });
+        let state = state.on(LeaseEvent::Gone(LossReason::Forced), at(2), &terms);
         assert_eq!(state.phase, Phase::Lost(LossReason::Forced));
     }
 
     #[test]
     fn a_lease_of_locks_that_are_switched_off_is_ended_by_shutdown_alone() {
         let terms = Terms::switched_off();
-        let state = State::granted(at(1), &terms);
-        for event in [Event::Gone(LossReason::Superseded), Event::Tick, Event::Failed] {
+        let state = LeaseState::granted(at(1), &terms);
+        for event in
+            [LeaseEvent::Gone(LossReason::Superseded), LeaseEvent::Tick, LeaseEvent::Failed]
+        {
             let phase = state.on(event, Duration::MAX, &terms).phase;
             assert!(matches!(phase, Phase::Held | Phase::Unknown), "{event:?}: {phase:?}");
         }
-        let state = state.on(Event::Gone(LossReason::Shutdown), at(2), &terms);
+        let state = state.on(LeaseEvent::Gone(LossReason::Shutdown), at(2), &terms);
         assert_eq!(state.phase, Phase::Lost(LossReason::Shutdown));
     }
 
@@ -259,14 +266,14 @@ mod tests {
         assert_eq!(day.renew_every, Some(LONGEST_PERIOD));
     }
 
-    fn any_event() -> impl Strategy<Value = (Event, u64)> {
+    fn any_event() -> impl Strategy<Value = (LeaseEvent, u64)> {
         (0..5u8, 0..40u64, 0..5u64).prop_map(|(kind, now, ago)| {
             let event = match kind {
-                0 => Event::Renewed { asked_at: at((100 + now).saturating_sub(ago)) },
-                1 => Event::Failed,
-                2 => Event::Gone(LossReason::Taken),
-                3 => Event::Tick,
-                _ => Event::Release,
+                0 => LeaseEvent::Renewed { asked_at: at((100 + now).saturating_sub(ago)) },
+                1 => LeaseEvent::Failed,
+                2 => LeaseEvent::Gone(LossReason::Taken),
+                3 => LeaseEvent::Tick,
+                _ => LeaseEvent::Release,
             };
             (event, 100 + now)
         })
@@ -279,12 +286,12 @@ mod tests {
         ) {
             events.sort_by_key(|(_, now)| *now);
             let terms = terms();
-            let mut state = State::granted(at(100), &terms);
+            let mut state = LeaseState::granted(at(100), &terms);
             let mut server_expiry = at(110);
             for (event, now) in events {
                 let before = state;
                 state = state.on(event, at(now), &terms);
-                if let Event::Renewed { asked_at } = event {
+                if let LeaseEvent::Renewed { asked_at } = event {
                     server_expiry = server_expiry.max(asked_at + at(10));
                 }
                 if before.is_over() {
