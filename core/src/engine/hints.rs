@@ -87,17 +87,16 @@ impl Listener {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::backend::{
         Capabilities, Claim, LeaseInfo, ListQuery, Release, Released, Renewal, Renewed, Verdict,
         Wakeups,
     };
+    use crate::clock::Clock;
 
     /// Ends each stream at once, and tells when it was asked for one.
     #[derive(Debug)]
-    struct Ending(mpsc::UnboundedSender<Instant>);
+    struct Ending(mpsc::UnboundedSender<Duration>, Clock);
 
     #[async_trait::async_trait]
     impl LockBackend for Ending {
@@ -126,18 +125,18 @@ mod tests {
         }
 
         async fn wakeups(&self) -> Result<Option<Wakeups>> {
-            let _ = self.0.send(Instant::now());
+            let _ = self.0.send(self.1.now());
             Ok(Some(Wakeups::new(futures_util::stream::empty())))
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn processes_do_not_all_come_back_at_the_same_moments() {
-        let mut processes = Vec::new();
+        let (clock, mut processes) = (Clock::of_tokio(), Vec::new());
         for _ in 0..2 {
             let (sender, mut asked) = mpsc::unbounded_channel();
             let (hints, hears) = mpsc::unbounded_channel();
-            let task = tokio::spawn(listen(Arc::new(Ending(sender)), hints));
+            let task = tokio::spawn(listen(Arc::new(Ending(sender, clock)), hints));
             processes.push(async move {
                 let mut moments = Vec::new();
                 while moments.len() < 6 {

@@ -30,8 +30,35 @@ pub(crate) struct Line {
     pub(crate) ours: Option<(Token, Duration)>,
     /// Until when its head holds back for processes that have not had the lock as lately. It asks at once where that has passed.
     pub(crate) holds_back: Option<Duration>,
-    /// Until when its head lets others than this process have a turn: without end while the lock is being released.
-    pub(crate) stands_back: Option<Duration>,
+    /// Which process's turn it is.
+    pub(crate) turn: Turn,
+}
+
+/// Whose turn it is to have a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Turn {
+    /// This process's: the head of the line may ask.
+    #[default]
+    Ours,
+    /// That of others, once this process has released the lock, which is on its way.
+    TheirsOnceReleased,
+    /// That of others, until then.
+    TheirsUntil(Duration),
+}
+
+impl Turn {
+    /// When it is this process's, or was.
+    pub(crate) fn ends(self) -> Duration {
+        match self {
+            Self::Ours => Duration::ZERO,
+            Self::TheirsUntil(until) => until,
+            Self::TheirsOnceReleased => Duration::MAX,
+        }
+    }
+
+    pub(crate) fn is_ours(self, now: Duration) -> bool {
+        now >= self.ends()
+    }
 }
 
 impl Line {

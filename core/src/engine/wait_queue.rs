@@ -17,7 +17,7 @@ use crate::backend::{Busy, Capabilities, Claim, Releaser, Verdict};
 use crate::engine::backoff::{GridPhase, Pace, Retry};
 use crate::engine::batcher::{Batcher, Company, Haste};
 use crate::engine::hold::Hold;
-use crate::engine::line::Line;
+use crate::engine::line::{Line, Turn};
 use crate::engine::pending::PendingRequest;
 use crate::engine::releases::{GivenBack, Interest, PATIENCE};
 use crate::engine::request::{Request, RequestId};
@@ -102,7 +102,7 @@ pub(crate) enum HandOver {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Due {
     /// The head of a line asks.
-    Turn(LockName),
+    Head(LockName),
     /// Somebody asks who is in doubt.
     Ask(RequestId),
     /// A caller waits no longer, or what a request may have been granted is over.
@@ -177,7 +177,7 @@ impl WaitQueue {
         let (before, behind) = (line.order.last_entry().map(|last| *last.get()), line.order.len());
         pending.place = Some(line.join(id, &pending.request));
         let soon = pace.next_ask(line.quickest(), line.asks, &Busy::default(), now, 0.5);
-        let soon = line.stands_back.max(line.holds_back).map_or(soon, |until| soon.max(until));
+        let soon = soon.max(line.turn.ends()).max(line.holds_back.unwrap_or_default());
         let is_held_back = line.holds_back.is_some_and(|until| now < until);
         self.pending.insert(id, pending);
         let goes_along =
@@ -195,7 +195,7 @@ impl WaitQueue {
             return self.ask_in_turn(&name, None, now);
         }
         // A line is as quick as the quickest who stands in it.
-        let due = Due::Turn(name);
+        let due = Due::Head(name);
         if self.timers.get(&due).is_some_and(|moment| soon < moment) {
             self.timers.set(due, soon);
         }
@@ -228,7 +228,7 @@ impl WaitQueue {
     /// A name may have been released: its first waiter asks when it may.
     fn wake(&mut self, name: &LockName, until: Option<Duration>, now: Duration) {
         let Some(line) = self.lines.get_mut(name) else { return };
-        if line.stands_back.is_some_and(|until| now < until) {
+        if !line.turn.is_ours(now) {
             return;
         }
         line.asks = 0;
@@ -249,7 +249,7 @@ impl WaitQueue {
             line.holds_back = until;
         }
         match until {
-            Some(until) => self.timers.set(Due::Turn(name.clone()), until),
+            Some(until) => self.timers.set(Due::Head(name.clone()), until),
             None => self.ask(head, now),
         }
     }
@@ -271,16 +271,17 @@ impl WaitQueue {
     pub(crate) fn released(&mut self, name: &LockName, now: Duration) {
         let until = now.saturating_add(self.their_turn());
         match self.lines.get_mut(name) {
-            Some(line) if line.stands_back == Some(Duration::MAX) => {
-                line.stands_back = Some(until);
-                self.timers.set(Due::Turn(name.clone()), until);
+            Some(line) if line.turn == Turn::TheirsOnceReleased => {
+                line.turn = Turn::TheirsUntil(until);
+                self.timers.set(Due::Head(name.clone()), until);
             }
             _ => self.wake(name, None, now),
         }
     }
 
     /// Lets whoever comes next take the place of a lease that is given back, and that has gone from one to the next here since
-    /// then, if it has. Says whether somebody does: what becomes of the lease is told by [`ended`](Self::ended).
+    /// then, if it has. Says whether somebody does: what becomes of the lease is told by [`ended`](Self::ended). Otherwise it
+    /// is to be released, which [`released`](Self::released) hears of, and those who wait here may have to stand back after it.
     pub(crate) fn hand_over(
         &mut self,
         lease: &LeaseId,
@@ -295,7 +296,8 @@ impl WaitQueue {
         let longest = self.turns().ours;
         let Some(line) = self.lines.get_mut(&lease.name) else { return false };
         if now >= ours_since.saturating_add(longest) {
-            (line.ours, line.stands_back) = (None, Some(Duration::MAX));
+            // The caller releases it, and then others have a turn.
+            (line.ours, line.turn) = (None, Turn::TheirsOnceReleased);
             return false;
         }
         line.ours = Some((lease.token, ours_since));
@@ -349,13 +351,15 @@ impl WaitQueue {
     pub(crate) fn tick(&mut self, now: Duration) {
         while let Some(due) = self.timers.pop(now) {
             match due {
-                Due::Turn(name) => {
+                Due::Head(name) => {
                     let Some(line) = self.lines.get(&name) else { continue };
-                    match line.stands_back.filter(|until| now < *until) {
-                        // The release that is on its way sets another moment.
-                        Some(Duration::MAX) => {}
-                        Some(until) => self.timers.set(Due::Turn(name), until),
-                        None => {
+                    match line.turn {
+                        // The release sets another moment.
+                        Turn::TheirsOnceReleased => {}
+                        Turn::TheirsUntil(until) if now < until => {
+                            self.timers.set(Due::Head(name), until);
+                        }
+                        Turn::TheirsUntil(_) | Turn::Ours => {
                             if let Some(head) = line.head() {
                                 self.ask(head, now);
                             }
@@ -651,7 +655,7 @@ impl WaitQueue {
         let name = claim.name.clone();
         self.timers.cancel(&Due::Ask(id));
         if pending.place.is_some() && self.lines.get(&name).and_then(Line::head) == Some(id) {
-            self.timers.cancel(&Due::Turn(name.clone()));
+            self.timers.cancel(&Due::Head(name.clone()));
         }
         self.asked += 1;
         self.batcher.push(name, id, self.asked, haste, company);
@@ -759,7 +763,7 @@ impl WaitQueue {
                 again
             }
         };
-        self.timers.set(Due::Turn(name.clone()), again);
+        self.timers.set(Due::Head(name.clone()), again);
     }
 
     fn give_up(&mut self, id: RequestId, now: Duration) {
@@ -821,7 +825,7 @@ impl WaitQueue {
         line.leave(place, &pending.request);
         let Some(head) = line.head() else {
             self.lines.remove(name);
-            self.timers.cancel(&Due::Turn(name.clone()));
+            self.timers.cancel(&Due::Head(name.clone()));
             return;
         };
         if !was_head {
@@ -834,13 +838,13 @@ impl WaitQueue {
                 self.rest(name, now);
             }
             // The release that is on its way, or a timer, says when.
-            Exit::Other if line.stands_back.is_some_and(|until| now < until) => {
-                if let Some(until) = line.stands_back.filter(|until| *until < Duration::MAX) {
-                    self.timers.set(Due::Turn(name.clone()), until);
+            Exit::Other if !line.turn.is_ours(now) => {
+                if let Turn::TheirsUntil(until) = line.turn {
+                    self.timers.set(Due::Head(name.clone()), until);
                 }
             }
             // What it is about to hear is as good as what it would.
-            Exit::Other if self.timers.get(&Due::Turn(name.clone())).is_some() => {}
+            Exit::Other if self.timers.get(&Due::Head(name.clone())).is_some() => {}
             Exit::Other if self.is_asking(head) => {}
             Exit::Other => self.ask(head, now),
         }
