@@ -41,6 +41,7 @@ declare
   living bigint;            -- the weights of the shares that count
   lapsed bigint;            -- how many count as dead, and are not yet marked as such
   ended bigint;             -- how many count as dead
+  locked_shares bigint;
   durable boolean := false;
   ignored text;
   is_granted boolean[];     -- what was granted at once
@@ -49,8 +50,9 @@ declare
   following integer;        -- how many claims of its name come after the one that is decided, if they are granted with it
 begin
   is_granted := array_fill(false, array[cardinality(names)]);
-  -- A plan is made while the table is small, and kept while it grows.
-  ignored := set_config('enable_seqscan', 'off', true);
+  -- A plan is made while the table is small, and kept while it grows. Where it needs a sequential scan all the same it
+  -- seems dear, and would be compiled.
+  ignored := set_config('enable_seqscan', 'off', true) || set_config('jit', 'off', true);
   -- For what cannot be skipped: a row that is made right now, and rows of shares that somebody locks.
   ignored := set_config('lock_timeout', '50ms', true);
 
@@ -224,6 +226,15 @@ begin
       is_locked := true;
       is_counted := false;
     end loop;
+
+    if verdict = 'grant' and is_exclusive and has_shares then
+      -- Rows of shares that have ended go. One that somebody has locked is not waited for: it would hold up the other names.
+      perform from {share} h where h.name = c_name for update skip locked;
+      get diagnostics locked_shares = row_count;
+      if locked_shares < (select count(*) from {share} h where h.name = c_name) then
+        verdict := 'contended';
+      end if;
+    end if;
 
     until := case when c_ttl is null then {never} else at + c_ttl * interval '1 microsecond' end;
 

@@ -24,6 +24,8 @@ declare
   is_foreign boolean;
   is_shared boolean;
   is_alive boolean;
+  is_owners boolean;
+  label text;
   patient_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
   ends_last boolean;        -- whether a share may have been the one that the name's row lives for
   durable boolean := false;
@@ -34,7 +36,7 @@ declare
   changed bigint[];         -- the rows of names of whose shares some are among those
 begin
   is_done := array_fill(false, array[cardinality(names)]);
-  ignored := set_config('enable_seqscan', 'off', true);
+  ignored := set_config('enable_seqscan', 'off', true) || set_config('jit', 'off', true);
 
   -- Many leases of whole locks that are renewed or freed: those that live, as one statement. All others are judged below.
   if cardinality(names) > 2 and weights = capacities and hows <@ array['renew', 'free']
@@ -143,7 +145,14 @@ begin
       is_alive := false;
     elsif is_exclusive then
       at := clock_timestamp();
-      is_alive := not is_shared and r.expires_at > at and r.locked_by = c_owner
+      is_owners := r.locked_by = c_owner;
+      if is_foreign then
+        -- What others store is listed as `Owner::lossy` tells it: without control characters, and not longer than 255 bytes.
+        label := regexp_replace(coalesce(r.locked_by, ''), e'[\\u0001-\\u001f\\u007f-\\u009f]', '', 'g');
+        is_owners := c_owner = coalesce(nullif(label, ''), 'unknown')
+          or octet_length(label) > 255 and octet_length(c_owner) > 251 and starts_with(label, c_owner);
+      end if;
+      is_alive := not is_shared and r.expires_at > at and is_owners
         and (r.explicit_owner and not is_foreign) = explicits[i]
         and r.token + is_foreign::int = tokens[i]
         and c_attempt = case when is_foreign or r.attempt is null then {no_attempt} else r.attempt end;

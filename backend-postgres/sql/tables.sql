@@ -9,18 +9,28 @@ create table if not exists {lock} (
   expires_at timestamptz
 ) with (fillfactor = 70);
 
-alter table {lock}
-  add column if not exists attempt uuid,
-  add column if not exists token bigint not null default 0,
-  add column if not exists explicit_owner boolean not null default false,
-  add column if not exists capacity integer not null default 2147483647,
-  add column if not exists acquired_at timestamptz,
-  add column if not exists lease_expires_at timestamptz,
-  add column if not exists touched_at timestamptz,
-  add column if not exists waiting_until timestamptz,
-  add column if not exists waiting_weight integer not null default 0,
-  add column if not exists standing smallint not null default 0,
-  add column if not exists data text;
+-- Whoever waits to alter a table keeps all others from it who come later, which must be over before a lease is. The
+-- setting is the block's own, whatever transaction it is run in.
+do $$
+declare
+  lock_timeout constant text := current_setting('lock_timeout');
+begin
+  perform set_config('lock_timeout', '1s', true);
+  alter table {lock}
+    add column if not exists attempt uuid,
+    add column if not exists token bigint not null default 0,
+    add column if not exists explicit_owner boolean not null default false,
+    add column if not exists capacity integer not null default 2147483647,
+    add column if not exists acquired_at timestamptz,
+    add column if not exists lease_expires_at timestamptz,
+    add column if not exists touched_at timestamptz,
+    add column if not exists waiting_until timestamptz,
+    add column if not exists waiting_weight integer not null default 0,
+    add column if not exists standing smallint not null default 0,
+    add column if not exists data text;
+  perform set_config('lock_timeout', lock_timeout, true);
+end
+$$;
 
 create table if not exists {share} (
   name text collate "C" not null,

@@ -92,6 +92,14 @@ fn from_server(error: &DbError, place: &str) -> Error {
         "3D000" => {
             (ErrorKind::InvalidOption, format!("{said}: create it, or name another one in the URL"))
         }
+        // As pgbouncer refuses settings that a session would keep.
+        "08P01" if said.contains("startup parameter") => (
+            ErrorKind::InvalidOption,
+            format!(
+                "{place} takes no such parameter of the connection ({said}): remove it from the URL, or name it \
+                 in pgbouncer's ignore_startup_parameters"
+            ),
+        ),
         _ if is_standbys(error) => return takes_no_writes(place),
         "53300" => (
             ErrorKind::Unavailable,
@@ -99,7 +107,7 @@ fn from_server(error: &DbError, place: &str) -> Error {
                 "{place} has no connection left ({said}): raise max_connections, or use a pooler"
             ),
         ),
-        code if is_passing(code) => (
+        code if is_passing(code) && !is_violated(error) => (
             ErrorKind::Unavailable,
             format!("{place} gave up ({said}, {code}): it may be asked again"),
         ),
@@ -118,6 +126,12 @@ fn is_standbys(error: &DbError) -> bool {
         SqlState::FEATURE_NOT_SUPPORTED => error.routine() == Some("call_bool_check_hook"),
         _ => false,
     }
+}
+
+/// A protocol violation by what Postgres itself says, which is the same the next time. pgbouncer says this of
+/// whatever it cannot do, such as to take one more client, and names no routine of its own.
+fn is_violated(error: &DbError) -> bool {
+    *error.code() == SqlState::PROTOCOL_VIOLATION && error.routine().is_some()
 }
 
 /// Serialization failures, deadlocks, row locks, cancelled statements, lost connections, servers

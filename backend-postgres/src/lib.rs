@@ -44,7 +44,8 @@
 //! # Connections
 //!
 //! `pool_size` for claims, releases and lists, one that only renewals use, and one that listens:
-//! 6 in all by default, however many leases or waiters there are. A connection with a request that
+//! 6 in all by default, however many leases or waiters there are. The shared ones are closed once they have been idle for a
+//! minute, but for one, while anything is asked for or renewed. A connection with a request that
 //! nobody waits for any more is closed, not reused; so are then, if the host had at least a second to
 //! answer, the pooled connections to it, when they are next needed.
 //!
@@ -52,7 +53,9 @@
 //! the connection has here. Then nothing is in between, and the session is ours alone: its statements
 //! are prepared, and planned as for large tables, what is given up is cancelled on the server, and
 //! `statement_timeout` is set to 10 s for what cannot be cancelled. On any other connection no setting of the session is changed beyond the
-//! statement or transaction that needs it: behind a pooler, give the role a `statement_timeout` yourself.
+//! statement or transaction that needs it, and nothing is cancelled: behind a pooler, over a Unix socket (which has no
+//! addresses) and where [`connect_by`](PostgresBackend::connect_by) makes the connections, give the role a
+//! `statement_timeout` of 5 s or more yourself.
 //!
 //! # Tables and rights
 //!

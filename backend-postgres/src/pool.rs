@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
-use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
+use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use deadpool_postgres::{ClientWrapper, Connect};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -21,10 +22,14 @@ use crate::{NAME, error, tls};
 /// A value and its type, in the place of `$1` and so on.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// How long a shared connection may be idle before it is closed, unless it is the only one.
+const MOST_IDLE: Duration = Duration::from_mins(1);
+
 /// The connections of one backend.
 pub(crate) struct Connections {
     shared: Pool<Connector>,
     renewals: Pool<Connector>,
+    most_idle: Duration,
     connector: Connector,
     place: String,
 }
@@ -47,13 +52,19 @@ impl Connections {
     fn from(source: Source, config: &PostgresConfig) -> Result<Self> {
         let connector = Connector { source, prepare: config.prepared() };
         let pool = |size| {
-            Pool::builder(connector.clone()).max_size(size).build().map_err(|error| {
-                Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
-            })
+            Pool::builder(connector.clone())
+                .max_size(size)
+                // So that those that are not needed become idle.
+                .queue_mode(QueueMode::Lifo)
+                .build()
+                .map_err(|error| {
+                    Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
+                })
         };
         Ok(Self {
             shared: pool(config.connections())?,
             renewals: pool(1)?,
+            most_idle: MOST_IDLE,
             connector: connector.clone(),
             place: config.place(),
         })
@@ -83,10 +94,22 @@ impl Connections {
     }
 
     async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
+        self.close_idle();
         match pool.get().await {
             Ok(object) => Ok(InUse { object: Some(object), since: Instant::now() }),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
         }
+    }
+
+    /// Closes shared connections that have not been used for long. Whoever takes one sees to it, since there is no timer:
+    /// while a process has leases that are the renewals.
+    fn close_idle(&self) {
+        let mut left = self.shared.status().size;
+        self.shared.retain(|_, metrics| {
+            let stays = left <= 1 || metrics.last_used() < self.most_idle;
+            left -= usize::from(!stays);
+            stays
+        });
     }
 }
 
@@ -328,5 +351,43 @@ mod tests {
         assert!(!prepares(pooler.url(), "prepare=auto").await, "through a pooler");
         assert!(prepares(through.url(), "prepare=always").await);
         assert!(!prepares(server.url(), "prepare=never").await);
+    }
+
+    /// What a session answers to `sql`, in text.
+    async fn ask(session: InUse, sql: &str) -> String {
+        session.run(async |s| s.client().query_one(sql, &[]).await).await.unwrap().get(0)
+    }
+
+    #[tokio::test]
+    async fn session_of_our_own_is_bounded_and_no_other_is_changed() {
+        let server = Postgres::start().unwrap();
+        let proxy = Proxy::start(server.port()).unwrap();
+        let through = server.at_port(proxy.port());
+        for (url, bound) in [(server.url(), "10s"), (through.url(), "0")] {
+            let config = PostgresConfig::from_url(url).unwrap();
+            let connections = Connections::new(&config).unwrap();
+            for session in [connections.shared().await, connections.for_renewals().await] {
+                assert_eq!(ask(session.unwrap(), "show statement_timeout").await, bound, "{url}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_that_was_used_last_is_used_next_and_idle_ones_are_closed_but_one() {
+        const PID: &str = "select pg_backend_pid()::text";
+        let server = Postgres::start().unwrap();
+        let mut connections =
+            Connections::new(&PostgresConfig::from_url(server.url()).unwrap()).unwrap();
+        let (first, last) = (connections.shared().await, connections.shared().await);
+        ask(first.unwrap(), PID).await;
+        let pid = ask(last.unwrap(), PID).await;
+        for _ in 0..3 {
+            assert_eq!(ask(connections.shared().await.unwrap(), PID).await, pid);
+        }
+        assert_eq!(connections.shared.status().size, 2);
+        connections.most_idle = Duration::ZERO;
+        ask(connections.for_renewals().await.unwrap(), PID).await;
+        assert_eq!(connections.shared.status().size, 1);
+        assert_eq!(ask(connections.shared().await.unwrap(), PID).await, pid);
     }
 }

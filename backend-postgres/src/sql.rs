@@ -81,9 +81,6 @@ pub(crate) const COMMIT: &str = "commit";
 ///
 /// Waiting for an advisory lock does not refresh what the session has cached of the catalogs, and
 /// `if not exists` would go by that: opening a table does refresh it.
-///
-/// Whoever waits to alter a table keeps all others from it who come later, which must be over before
-/// a lease is.
 pub(crate) const MIGRATE: &str = "\
 set transaction isolation level read committed read write;
 set local statement_timeout = 0;
@@ -128,7 +125,7 @@ select (select count(*) from pg_attribute
         where attrelid = to_regclass($2) and not attisdropped
           and attname in ('name', 'attempt', 'token', 'locked_by', 'explicit_owner', 'weight',
                           'capacity', 'acquired_at', 'expires_at', 'touched_at', 'standing', 'data')) = 12
-   and (select count(*) from unnest($3::text[]) f where to_regproc(f) is not null)
+   and (select count(*) from unnest($3::text[]) f where to_regprocedure(f) is not null)
          = cardinality($3::text[])";
 
 /// The statements for one pair of tables.
@@ -159,7 +156,8 @@ pub(crate) struct Statements {
     pub(crate) schema: String,
     /// Whether all of that is there: `$1` and `$2` the tables, `$3` the functions.
     pub(crate) is_migrated: &'static str,
-    /// What [`is_migrated`](Self::is_migrated) looks for.
+    /// What [`is_migrated`](Self::is_migrated) looks for: each with the types of its arguments, since one of another
+    /// signature may have its name.
     pub(crate) functions: Vec<String>,
 }
 
@@ -203,8 +201,7 @@ impl Statements {
             }
             sql
         };
-        let schema = [
-            include_str!("../sql/tables.sql"),
+        let definitions = [
             include_str!("../sql/reason.sql"),
             include_str!("../sql/acquire.sql"),
             include_str!("../sql/change.sql"),
@@ -228,9 +225,21 @@ impl Statements {
             list: named(include_str!("../sql/list.sql")),
             clean_up: named(include_str!("../sql/clean_up.sql")),
             fence: named("select {fence}($1, $2)").into(),
-            schema: named(&schema.join("\n")),
+            schema: named(
+                &[&[include_str!("../sql/tables.sql")], &definitions[..]].concat().join("\n"),
+            ),
             is_migrated: IS_MIGRATED,
-            functions: functions.into_iter().map(|(_, function)| function).collect(),
+            functions: definitions.iter().map(|definition| named(&signature(definition))).collect(),
         }
     }
+}
+
+/// The function that `definition` makes, with the types of its arguments alone.
+fn signature(definition: &str) -> String {
+    let head = definition.split_once("create or replace function ").map_or("", |it| it.1);
+    let (function, rest) = head.split_once('(').unwrap_or_default();
+    let arguments = rest.split_once(')').map_or("", |it| it.0).split(',');
+    let types: Vec<_> =
+        arguments.filter_map(|it| it.trim().split_once(' ')).map(|it| it.1).collect();
+    format!("{function}({})", types.join(", "))
 }

@@ -90,6 +90,62 @@ async fn missing_function_is_not_migrated_and_works_once_made() {
     hold(&backend, &claim("x")).await;
 }
 
+#[tokio::test]
+async fn function_of_another_signature_is_none_of_ours() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    client
+        .batch_execute(
+            "drop function database_locks_lock_acquire_1;
+             create function database_locks_lock_acquire_1(text) returns bigint language sql as 'select 1'",
+        )
+        .await
+        .unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMigrated, "{error}");
+    backend.migrate().await.unwrap();
+    hold(&backend, &claim("x")).await;
+}
+
+#[tokio::test]
+async fn function_waits_for_no_row_of_a_share_and_has_nothing_compiled() {
+    let (store, backend) = Store::migrated().await;
+    let held = hold(&backend, &claim("a").with_share(Share::ONE)).await;
+    assert_eq!(release(&backend, &held).await, Released::Done);
+    let blocker = store.client().await;
+    blocker.batch_execute("begin; select from database_locks_lock_share for update").await.unwrap();
+    // An error of one claim would be one of the whole batch, which then had to be asked for one by one.
+    let asked = "
+        select verdict, current_setting('jit')
+        from database_locks_lock_acquire_1(
+          array['a', 'b'], array[md5('a')::uuid, md5('b')::uuid], array_fill('host.1'::text, array[2]),
+          array_fill(false, array[2]), array_fill(2147483647, array[2]), array_fill(2147483647, array[2]),
+          array_fill(60000000::bigint, array[2]), array_fill(0::bigint, array[2]),
+          array_fill(null::bigint, array[2]), array_fill(null::text, array[2]), array_fill(null::uuid, array[2]),
+          array_fill(null::bigint, array[2]), array_fill(null::text, array[2]),
+          array_fill(null::boolean, array[2]), false)
+        order by item";
+    let rows = store.client().await.query(asked, &[]).await.unwrap();
+    let rows: Vec<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(rows, [("contended", "off"), ("granted", "off")]);
+}
+
+#[tokio::test]
+async fn schema_that_is_run_by_hand_gives_up_soon_and_leaves_the_session_as_it_was() {
+    let (store, _) = Store::migrated().await;
+    let (user, migration) = (store.client().await, store.client().await);
+    user.batch_execute("begin; select from database_locks_lock").await.unwrap();
+    let schema = schema_sql(&store.config());
+    // Only so that it ends.
+    migration.batch_execute("set statement_timeout = '1min'").await.unwrap();
+    let error = migration.batch_execute(&schema).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE), "{error}");
+    user.batch_execute("commit").await.unwrap();
+    migration.batch_execute(&format!("begin; set lock_timeout = '7s'; {schema}")).await.unwrap();
+    let timeout = migration.query_one("show lock_timeout", &[]).await.unwrap();
+    assert_eq!(timeout.get::<_, &str>(0), "7s");
+}
+
 /// As the crate's documentation says.
 const STRICT: &str = "
 alter function {schema}.database_locks_lock_acquire_1 security definer set search_path = pg_catalog, pg_temp;

@@ -13,6 +13,7 @@ use database_locks_core::{
     Release, Released, Releaser, Renewal, Renewed, Share, Standing, Ttl, Verdict, Wakeup,
 };
 use database_locks_postgres::{PostgresBackend, PostgresConfig, schema_sql};
+use database_locks_test_servers::PgBouncer;
 use futures_util::StreamExt;
 
 fn short(lock: &str) -> Claim {
@@ -449,6 +450,67 @@ async fn lock_user_needs_four_rights_on_two_tables() {
 }
 
 #[tokio::test]
+async fn lease_of_a_client_with_any_name_is_released_by_force_and_only_that_one() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    let take = async |lock: &str, owner: Option<&str>| {
+        client
+            .execute(
+                "insert into database_locks_lock (name, locked_by, expires_at)
+                 values ($1, $2, now() + interval '1 min')
+                 on conflict (name) do update set locked_by = $2, expires_at = now() + interval '1 min'",
+                &[&lock, &owner],
+            )
+            .await
+            .unwrap();
+    };
+    let listed = async || backend.list(&ListQuery::default()).await.unwrap().pop().unwrap().lease;
+    let long = format!("{}x", "é".repeat(200));
+    for owner in [None, Some(""), Some("django"), Some("\u{1}\u{9f}"), Some("a\tb"), Some(&long)] {
+        take("x", owner).await;
+        let lease = listed().await;
+        assert_eq!(release(&backend, &lease).await, Released::Done, "{owner:?}");
+    }
+    for (owner, next) in [("alice", Some("bob")), (&*long, Some("é")), (&*long, None)] {
+        take("x", Some(owner)).await;
+        let lease = listed().await;
+        take("x", next).await;
+        assert!(matches!(release(&backend, &lease).await, Released::Lost(_)), "{next:?}");
+        assert_ne!(listed().await.owner, lease.owner);
+    }
+}
+
+#[tokio::test]
+async fn renewals_of_shares_write_no_index() {
+    const RENEWALS: i64 = 50;
+    let (store, backend) = Store::migrated().await;
+    let held = hold(&backend, &reader("x")).await;
+    for _ in 0..RENEWALS {
+        assert_eq!(renew(&backend, &held).await, Renewed::Alive);
+    }
+    let client = store.client().await;
+    // What a session has counted is told when it is idle, a second late and more. Generous: it only has to end.
+    let deadline = Instant::now() + Duration::from_mins(2);
+    for table in ["database_locks_lock", "database_locks_lock_share"] {
+        loop {
+            let sql = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables
+                       where schemaname = $1 and relname = $2";
+            let row = client.query_one(sql, &[&store.schema, &table]).await.unwrap();
+            let (updated, hot): (i64, i64) = (row.get(0), row.get(1));
+            if updated >= RENEWALS {
+                // An analysis that runs meanwhile keeps old versions, and a page may be full of these.
+                assert!(hot * 2 > updated, "{hot} of {updated} updates of {table} are heap-only");
+                break;
+            }
+            assert!(Instant::now() < deadline, "{updated} updates of {table} were counted");
+            // A session tells at the end of a transaction.
+            renew(&backend, &held).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn busy_poll_writes_nothing_but_a_mark_that_is_due() {
     let (store, backend) = Store::migrated().await;
     let client = store.client().await;
@@ -606,6 +668,29 @@ async fn bad_credentials_and_databases_say_what_to_do() {
     let unknown = store.config_as("no_such_role");
     let error = PostgresBackend::connect(unknown).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+}
+
+#[tokio::test]
+async fn protocol_that_is_not_spoken_is_no_reason_to_ask_again() {
+    // pgbouncer of any version refuses this, and says that the protocol was violated.
+    let pooler = PgBouncer::shared().unwrap();
+    let refused = PostgresConfig::from_url(&format!("{}?options=-c%20geqo%3Doff", pooler.url()));
+    let error = PostgresBackend::connect(refused.unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+    assert!(error.to_string().contains("remove it from the URL"), "{error}");
+
+    let (store, backend) = Store::migrated().await;
+    let broken = "select format(
+        'create or replace function %s(%s) returns %s language plpgsql as
+           $$begin raise exception using errcode = ''08P01''; end$$',
+        oid::regproc, pg_get_function_arguments(oid), pg_get_function_result(oid))
+      from pg_proc
+      where proname = 'database_locks_lock_acquire_1' and pronamespace = $1::text::regnamespace";
+    let client = store.client().await;
+    let broken = client.query_one(broken, &[&store.schema]).await.unwrap();
+    client.batch_execute(broken.get(0)).await.unwrap();
+    let error = backend.acquire(&[claim("x")]).await.unwrap_err();
+    assert!(!error.is_retryable(), "{error}");
 }
 
 #[tokio::test]

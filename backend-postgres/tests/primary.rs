@@ -19,7 +19,7 @@ use database_locks_core::{
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
 use database_locks_test_servers::{POSTGRES, Postgres, Server};
 use tokio::time::timeout;
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 mod common;
 
@@ -138,6 +138,37 @@ async fn grant_that_a_synchronous_standby_has_not_confirmed_is_unknown() {
     assert_eq!(renewed.unwrap().unwrap(), [Renewed::Alive; 2]);
 }
 
+/// Whoever cancels the wait for the standby has it answered as a success, with a warning.
+#[tokio::test(flavor = "multi_thread")]
+async fn commit_whose_wait_for_the_standby_is_cancelled_is_unknown() {
+    let pair = Pair::start();
+    let backend = pair.connect(&[pair.primary.port()], "").await.unwrap();
+    backend.migrate().await.unwrap();
+    pair.replicated().await;
+    let held = hold(&backend, &claim("held")).await;
+    let renewal = [Renewal::new(held, Ttl::new(Duration::from_mins(1)).unwrap())];
+    let synchronous = "ALTER SYSTEM SET synchronous_standby_names = '*'; SELECT pg_reload_conf()";
+    pair.primary.sql(synchronous).unwrap();
+    pair.standby.control(&["stop"]).unwrap();
+
+    let client = pair.client().await;
+    // All that wait for it, and that there was one.
+    let cancel = async || {
+        let sql =
+            "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+        while client.query(sql, &[]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let asked = [claim("one")];
+    let (verdicts, ()) = tokio::join!(backend.acquire(&asked), cancel());
+    let error = verdicts.expect_err("a grant that a failover loses was told");
+    assert!(error.is_retryable(), "{error}");
+    let (renewed, ()) = tokio::join!(backend.renew(&renewal), cancel());
+    let error = renewed.expect_err("a renewal that a failover loses was told");
+    assert!(error.is_retryable(), "{error}");
+}
+
 /// The standby comes first, because it is stopped before the folder that it lies in is removed.
 struct Pair {
     standby: Standby,
@@ -162,11 +193,17 @@ impl Pair {
         PostgresBackend::connect(PostgresConfig::from_url(&url)?).await
     }
 
-    /// Waits until the standby has everything that was committed so far.
-    async fn replicated(&self) {
+    /// A plain connection to the primary.
+    async fn client(&self) -> Client {
         let (client, connection) =
             tokio_postgres::connect(self.primary.url(), NoTls).await.unwrap();
         tokio::spawn(connection);
+        client
+    }
+
+    /// Waits until the standby has everything that was committed so far.
+    async fn replicated(&self) {
+        let client = self.client().await;
         let sql = "select exists (select from pg_stat_replication
                                   where replay_lsn >= pg_current_wal_lsn())";
         let caught_up = async {
