@@ -165,7 +165,8 @@
 /// ```
 ///
 /// Other attributes that make a plain function of an async one belong below `#[locked]`, so that it
-/// sees the function first. A plain function that ends in `async move { .. }` or
+/// sees the function first: a plain function that ends in a `block_on(..)` is refused, since its work could not be stopped where
+/// the lock is lost. A plain function that ends in `async move { .. }` or
 /// `Box::pin(async move { .. })` and returns that future is treated as an async one: the lock is held
 /// while that block runs, and there may be no `return` before it. Of several `#[locked]` on one
 /// function, the lowest one's lock is taken first.

@@ -41,31 +41,3 @@ fn main() -> anyhow::Result<()> {
             .block_on(body);
     }
 }
-/// What is done beside the future has to be under the lock, too.
-fn by_hand() -> anyhow::Result<()> {
-    let request = ::database_locks::__locked::lock_blocking(
-        &match ::database_locks::locks() {
-            ::core::result::Result::Ok(locks) => locks,
-            ::core::result::Result::Err(error) => {
-                return <anyhow::Result<
-                    (),
-                > as ::database_locks::__locked::Output>::failed(error);
-            }
-        },
-        &("by hand"),
-    );
-    match request
-        .run(move |_| -> anyhow::Result<()> {
-            let body = async { work().await };
-            prepare();
-            {
-                return runtime().block_on(body);
-            }
-        })
-    {
-        ::core::result::Result::Ok(output) => output,
-        ::core::result::Result::Err(error) => {
-            <anyhow::Result<()> as ::database_locks::__locked::Output>::failed(error)
-        }
-    }
-}

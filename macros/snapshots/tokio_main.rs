@@ -17,13 +17,3 @@ fn main() -> anyhow::Result<()> {
             .block_on(body);
     }
 }
-
-/// What is done beside the future has to be under the lock, too.
-#[locked("by hand")]
-fn by_hand() -> anyhow::Result<()> {
-    let body = async { work().await };
-    prepare();
-    {
-        return runtime().block_on(body);
-    }
-}

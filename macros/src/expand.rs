@@ -91,6 +91,16 @@ fn plain_body(options: &Options, function: &Function, output: &Type) -> syn::Res
         ));
     }
     let (lease, block) = (lease(options), function.block());
+    if let Ok(body) = syn::parse2::<Block>(block.clone())
+        && let Some(call) = body.stmts.last().and_then(last_block_on)
+    {
+        return Err(syn::Error::new_spanned(
+            call,
+            "`#[locked]` does not know this form of `block_on`, and could not stop the work where the lock \
+             is lost: put `#[locked]` above the attribute that writes it, or on the `async fn` whose \
+             future this waits for",
+        ));
+    }
     Ok(quote_spanned! {span=>
         let request = #request;
         match request.run(move |#lease| -> #output #block) {
@@ -299,6 +309,34 @@ fn blocked_on_async_block(block: &mut Block) -> Option<&mut ExprAsync> {
         {
             Some(inner)
         }
+        _ => None,
+    }
+}
+
+/// The name of a `block_on(..)` that a body ends in.
+fn last_block_on(last: &Stmt) -> Option<&Ident> {
+    match last {
+        Stmt::Expr(expression, _) => block_on(expression),
+        _ => None,
+    }
+}
+
+fn block_on(expression: &Expr) -> Option<&Ident> {
+    match expression {
+        Expr::MethodCall(call) if call.method == "block_on" => Some(&call.method),
+        // What is done with its output.
+        Expr::MethodCall(call) => block_on(&call.receiver),
+        Expr::Call(ExprCall { func, .. }) => match &**func {
+            Expr::Path(path) => {
+                let name = path.path.segments.last().map(|last| &last.ident);
+                name.filter(|name| *name == "block_on")
+            }
+            _ => None,
+        },
+        Expr::Try(tried) => block_on(&tried.expr),
+        Expr::Paren(inner) => block_on(&inner.expr),
+        Expr::Return(ExprReturn { expr: Some(returned), .. }) => block_on(returned),
+        Expr::Block(ExprBlock { block, .. }) => block.stmts.last().and_then(last_block_on),
         _ => None,
     }
 }
