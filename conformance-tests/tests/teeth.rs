@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +17,9 @@ use database_locks_core::{
     Token, Ttl, Verdict,
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Fault {
+    #[default]
     None,
     GrantsOneTooMany,
     TokenFalls,
@@ -75,6 +76,7 @@ enum Fault {
     HandsOverBesides,
     HandsOverWhatHasEnded,
     HandsOverShares,
+    LeavesAnswersBehind,
 }
 
 /// A fault, and the case that it must fail.
@@ -185,6 +187,7 @@ const TEETH: &[(Fault, &str)] = &[
     (Fault::HandsOverWhatHasEnded, "hand_over::several_hand_overs_in_a_batch_are_each_decided"),
     (Fault::HandsOverShares, "hand_over::share_is_not_handed_over"),
     (Fault::ReplayIsGrantedTwice, "hand_over::hand_over_is_replayed_with_the_same_token"),
+    (Fault::LeavesAnswersBehind, "connections::dropped_call_answers_no_other"),
     (Fault::ForgetsData, "inspection::data_is_shown_to_whoever_lists_or_waits"),
 ];
 
@@ -213,7 +216,7 @@ fn without_a_fault_the_same_cases_pass() {
 fn run(fault: Fault, name: &str) -> Report {
     let case = cases().iter().find(|case| case.to_string() == name).expect("a case of that name");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let sabotaged = Sabotaged { fault, store: Arc::default() };
+    let sabotaged = Sabotaged { fault, ..Sabotaged::default() };
     runtime.block_on(case.run_on(Arc::new(sabotaged)))
 }
 
@@ -224,20 +227,29 @@ struct Store {
     stepped: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Sabotaged {
     fault: Fault,
     store: Arc<Mutex<Store>>,
+    /// A client's one connection: the answers that came and were not read.
+    unread: Arc<Unread>,
+}
+
+#[derive(Debug, Default)]
+struct Unread {
+    verdicts: Mutex<VecDeque<Vec<Verdict>>>,
+    renewed: Mutex<VecDeque<Vec<Renewed>>>,
+    released: Mutex<VecDeque<Vec<Released>>>,
 }
 
 #[async_trait]
 impl Harness for Sabotaged {
     async fn fresh() -> Outcome<Self> {
-        Ok(Self { fault: Fault::None, store: Arc::default() })
+        Ok(Self::default())
     }
 
     async fn client(&self) -> Outcome<Client> {
-        Ok(Arc::new(self.clone()))
+        Ok(Arc::new(Self { unread: Arc::default(), ..self.clone() }))
     }
 
     async fn pass(&self, time: Duration) -> Outcome {
@@ -274,17 +286,18 @@ impl LockBackend for Sabotaged {
             Fault::MixesLargeBatches if verdicts.len() > 100 => verdicts.rotate_left(1),
             _ => {}
         }
-        Ok(verdicts)
+        Ok(self.read(&self.unread.verdicts, verdicts).await)
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
-        Ok(self.with_store(|store, now, _| {
+        let renewed = self.with_store(|store, now, _| {
             renewals.iter().map(|renewal| self.extend(store, renewal, now)).collect()
-        }))
+        });
+        Ok(self.read(&self.unread.renewed, renewed).await)
     }
 
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
-        Ok(self.with_store(|store, now, _| {
+        let released = self.with_store(|store, now, _| {
             releases
                 .iter()
                 .map(|release| {
@@ -312,7 +325,8 @@ impl LockBackend for Sabotaged {
                     ledger.release(&release, now).0
                 })
                 .collect()
-        }))
+        });
+        Ok(self.read(&self.unread.released, released).await)
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<LeaseInfo>> {
@@ -376,6 +390,16 @@ impl Sabotaged {
         let now = time_since_boot() + store.stepped;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + store.stepped;
         work(&mut store, now, u64::try_from(wall.as_micros()).unwrap())
+    }
+
+    /// Reads from its connection what is to be answered.
+    async fn read<T>(&self, unread: &Mutex<VecDeque<T>>, answer: T) -> T {
+        if self.fault != Fault::LeavesAnswersBehind {
+            return answer;
+        }
+        unread.lock().unwrap().push_back(answer);
+        tokio::task::yield_now().await;
+        unread.lock().unwrap().pop_front().unwrap()
     }
 
     fn key(&self, name: &LockName) -> LockName {

@@ -1,8 +1,13 @@
 //! Connections: few, replaced when they break, and left as they were found.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use database_locks_core::{
-    Attempt, Claim, ErrorKind, LeaseId, Locks, Release, Released, Renewal, Renewed, Standing,
-    Verdict,
+    Attempt, Claim, ErrorKind, LeaseId, Locks, Release, Released, Renewal, Renewed, Result,
+    Standing, Verdict,
 };
 use futures_util::future::try_join_all;
 
@@ -50,6 +55,108 @@ pub(crate) async fn killed_connection_is_replaced(context: Context) -> Outcome {
     }
     keep(&client, &lease).await?;
     free(&client, &lease).await?;
+    Ok(())
+}
+
+/// A call that is dropped may leave its answer on a connection, where the next call would read it. So whatever is dropped,
+/// the calls after it ask of other names for what has another answer.
+pub(crate) async fn dropped_call_answers_no_other(context: Context) -> Outcome {
+    let client = match context.harness().client_with(&ClientOption::PoolOfOne).await {
+        Err(Stop::Skipped(_)) => context.client().await?,
+        client => client?,
+    };
+    let other = context.client().await?;
+    // A large batch may be sent in another way than a single item.
+    for size in [1, 5] {
+        for dropped in [Call::Acquire, Call::Renew, Call::Release] {
+            for polls in 0..MOST_POLLS {
+                let tag = format!("{size} {dropped:?} {polls}");
+                let names = |text: &str| -> Vec<Claim> {
+                    let name = |i| context.name(&format!("{text} {tag} {i}"));
+                    (0..size).map(|i| claim(&name(i))).collect()
+                };
+                let held = take_all(&other, &names("held")).await?;
+                let mine = take_all(&client, &names("mine")).await?;
+                let gone = take_all(&client, &names("gone")).await?;
+                let ends = Release::free_all(&gone);
+                surely(|| client.release(&ends), is_skipped_release).await?;
+
+                let free = names("free");
+                let is_done = match dropped {
+                    Call::Acquire => poll_times(polls, client.acquire(&free)).await?,
+                    Call::Renew => poll_times(polls, client.renew(&renewals(&mine))).await?,
+                    Call::Release => {
+                        poll_times(polls, client.release(&Release::free_all(&mine))).await?
+                    }
+                };
+                answers_are_their_own(&client, dropped, &held, &gone).await?;
+
+                // What became of it is found out by asking again.
+                take_all(&client, &free).await?;
+                for claim in &free {
+                    let listed = list(&other, claim.name.as_str()).await?;
+                    let attempts: Vec<_> = listed.iter().map(|i| i.lease.attempt).collect();
+                    assert_eq!(attempts, [claim.attempt], "a claim that was asked again is held");
+                }
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How often a call is polled at most before it is dropped. It is over long before.
+const MOST_POLLS: usize = 40;
+
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Acquire,
+    Renew,
+    Release,
+}
+
+/// Asks after a `dropped` call, that verb first: `held` is somebody else's, and `gone` was released.
+async fn answers_are_their_own(
+    client: &Client,
+    dropped: Call,
+    held: &[LeaseId],
+    gone: &[LeaseId],
+) -> Outcome {
+    for call in [dropped, Call::Acquire, Call::Renew, Call::Release] {
+        match call {
+            Call::Acquire => {
+                let claims: Vec<_> = held.iter().map(|lease| claim(&lease.name)).collect();
+                let verdicts = surely(|| client.acquire(&claims), is_skipped_claim).await?;
+                let holder = |verdict: &Verdict| match verdict {
+                    Verdict::Busy(busy) => busy.holder.as_ref().map(|holder| holder.token),
+                    _ => None,
+                };
+                let told: Vec<_> = verdicts.iter().map(holder).collect();
+                let tokens: Vec<_> = held.iter().map(|lease| Some(lease.token)).collect();
+                assert_eq!(told, tokens, "after a dropped {dropped:?} claims are {verdicts:?}");
+            }
+            Call::Renew => {
+                let asked = renewals(gone);
+                let renewed = surely(|| client.renew(&asked), is_skipped_renewal).await?;
+                let are_lost = renewed.iter().all(|r| matches!(r, Renewed::Lost(_)));
+                assert!(
+                    are_lost && renewed.len() == gone.len(),
+                    "after a dropped {dropped:?} renewals of what has ended are {renewed:?}"
+                );
+            }
+            Call::Release => {
+                let asked = Release::free_all(gone);
+                let released = surely(|| client.release(&asked), is_skipped_release).await?;
+                let are_lost = released.iter().all(|r| matches!(r, Released::Lost(_)));
+                assert!(
+                    are_lost && released.len() == gone.len(),
+                    "after a dropped {dropped:?} releases of what has ended are {released:?}"
+                );
+            }
+        }
+    }
     Ok(())
 }
 
@@ -181,11 +288,72 @@ async fn until_reached(client: &Client, lease: &LeaseId) -> Outcome {
             match renew(client, lease).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => return Err(error),
             }
         }
     };
     Ok(tokio::time::timeout(PATIENCE, reached).await??)
+}
+
+async fn take_all(client: &Client, claims: &[Claim]) -> Result<Vec<LeaseId>> {
+    let verdicts = surely(|| client.acquire(claims), is_skipped_claim).await?;
+    assert_eq!(verdicts.len(), claims.len(), "each claim of a batch must get a verdict");
+    Ok(claims.iter().zip(&verdicts).map(|(claim, verdict)| lease_of(claim, verdict)).collect())
+}
+
+fn renewals(leases: &[LeaseId]) -> Vec<Renewal> {
+    leases.iter().map(|lease| Renewal::new(lease.clone(), ttl(LONG))).collect()
+}
+
+/// Asks until nothing is skipped: what was dropped may be under way on the server, or have cost the connection.
+async fn surely<A, F: Future<Output = Result<Vec<A>>>>(
+    call: impl Fn() -> F,
+    is_skipped: fn(&A) -> bool,
+) -> Result<Vec<A>> {
+    let answered = async {
+        loop {
+            match call().await {
+                Ok(answers) if answers.iter().any(is_skipped) => {}
+                Err(error) if error.is_retryable() => {}
+                answers => return answers,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon("a call is answered", answered).await
+}
+
+fn is_skipped_claim(verdict: &Verdict) -> bool {
+    *verdict == Verdict::Skipped
+}
+
+fn is_skipped_renewal(renewed: &Renewed) -> bool {
+    *renewed == Renewed::Skipped
+}
+
+fn is_skipped_release(released: &Released) -> bool {
+    *released == Released::Skipped
+}
+
+/// Polls a call so often, each time once there is something new, and then drops it. Answers whether it was done by then.
+async fn poll_times<A>(polls: usize, call: impl Future<Output = Result<A>>) -> Result<bool> {
+    let mut call = pin!(call);
+    let mut left = polls;
+    let polled = poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match call.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    match polled.await {
+        Some(answer) => answer.map(|_| true),
+        None => Ok(false),
+    }
 }
