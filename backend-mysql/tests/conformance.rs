@@ -5,16 +5,17 @@
 
 mod common;
 
+use std::process::Command;
 use std::sync::Arc;
 
 use common::{Kind, Store};
 use database_locks_conformance::{
-    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, Stop,
-    TableNames, async_trait,
+    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, ShiftedBy,
+    Stop, TableNames, async_trait,
 };
 use database_locks_core::{LeaseId, LockName};
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
-use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Server};
+use database_locks_test_servers::{Access, Galera, MariaDb, MySql, Server, ShiftedClock};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use uuid::Uuid;
@@ -63,10 +64,7 @@ impl Own {
     }
 
     fn step_clock(&self, step: ClockStep) -> database_locks_test_servers::Result<()> {
-        let step = match step {
-            ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
-            ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
-        };
+        let step = self::step(step);
         match self {
             Self::MySql(server) => server.step_clock(step),
             Self::MariaDb(server) => server.step_clock(step),
@@ -274,6 +272,13 @@ fn hostile_sessions(is_mariadb: bool) -> String {
     )
 }
 
+fn step(step: ClockStep) -> database_locks_test_servers::ClockStep {
+    match step {
+        ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
+        ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
+    }
+}
+
 fn failed(error: impl std::fmt::Display) -> Stop {
     Stop::failed(format!("{error:#}"))
 }
@@ -313,6 +318,26 @@ macro_rules! harness {
 
             async fn client(&self) -> Outcome<Client> {
                 self.0.client().await
+            }
+
+            /// One node after the other, as clients here have them.
+            async fn address(&self) -> Outcome<String> {
+                Ok(self.0.store.node().url().to_owned())
+            }
+
+            async fn client_at(address: &str) -> Outcome<Client> {
+                let config = MysqlConfig::from_url(address)?;
+                Ok(Arc::new(MysqlBackend::connect(config).await?))
+            }
+
+            async fn shift_clock(
+                &self,
+                program: &mut Command,
+                by: ClockStep,
+            ) -> Outcome<ShiftedBy> {
+                let clock = ShiftedClock::new(step(by)).map_err(failed)?;
+                clock.give(program);
+                Ok(Box::new(clock))
             }
 
             async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {

@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::sync::Arc;
 
 use database_locks_conformance::{
-    Client, ClientOption, ClockStep, Harness, Outcome, RowLock, ServerEnd, Stop, TableNames,
-    async_trait,
+    Client, ClientOption, ClockStep, Harness, Outcome, RowLock, ServerEnd, ShiftedBy, Stop,
+    TableNames, async_trait,
 };
 use database_locks_core::{LeaseId, LockName};
 use database_locks_postgres::{PostgresBackend, PostgresConfig};
 use database_locks_test_servers::{
-    Access, Database, PgBouncer, PoolMode, Postgres, PostgresBuilder, Server,
+    Access, Database, PgBouncer, PoolMode, Postgres, PostgresBuilder, Server, ShiftedClock,
 };
 use futures_util::future::try_join_all;
 use tokio_postgres::NoTls;
@@ -151,11 +152,7 @@ impl Store {
         let Some(own) = &self.own else {
             return Err(Stop::failed("only the clock of the case's own server may be set"));
         };
-        let step = match step {
-            ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
-            ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
-        };
-        own.server.step_clock(step).map_err(failed)
+        own.server.step_clock(self::step(step)).map_err(failed)
     }
 
     /// Reads the sessions of all connections that the pooler may have, by transactions that are
@@ -280,6 +277,13 @@ async fn connect(url: &str) -> Outcome<tokio_postgres::Client> {
     Ok(client)
 }
 
+fn step(step: ClockStep) -> database_locks_test_servers::ClockStep {
+    match step {
+        ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
+        ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
+    }
+}
+
 fn failed(error: impl std::fmt::Display) -> Stop {
     Stop::failed(format!("{error:#}"))
 }
@@ -311,6 +315,25 @@ macro_rules! harness {
 
             async fn client(&self) -> Outcome<Client> {
                 self.0.client().await
+            }
+
+            async fn address(&self) -> Outcome<String> {
+                Ok(self.0.url.clone())
+            }
+
+            async fn client_at(address: &str) -> Outcome<Client> {
+                let config = PostgresConfig::from_url(address)?;
+                Ok(Arc::new(PostgresBackend::connect(config).await?))
+            }
+
+            async fn shift_clock(
+                &self,
+                program: &mut Command,
+                by: ClockStep,
+            ) -> Outcome<ShiftedBy> {
+                let clock = ShiftedClock::new(step(by)).map_err(failed)?;
+                clock.give(program);
+                Ok(Box::new(clock))
             }
 
             async fn lock_row(&self, name: &LockName) -> Outcome<Box<dyn RowLock>> {

@@ -3,11 +3,15 @@
 //! Connecting creates the tables, so the cases about tables that are missing do not apply; their
 //! like stands in `backend.rs` and `processes.rs`.
 
+use std::process::Command;
 use std::sync::Arc;
 
-use database_locks_conformance::{Client, ClientOption, Harness, Outcome, Stop, async_trait};
+use database_locks_conformance::{
+    Client, ClientOption, ClockStep, Harness, Outcome, ShiftedBy, Stop, async_trait,
+};
 use database_locks_core::LockName;
 use database_locks_sqlite::{SqliteBackend, SqliteConfig};
+use database_locks_test_servers::ShiftedClock;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
@@ -20,8 +24,25 @@ impl Harness for Sqlite {
     }
 
     async fn client(&self) -> Outcome<Client> {
-        let config = SqliteConfig::new(self.0.path().join("locks.db"));
-        Ok(Arc::new(SqliteBackend::connect(config).await?))
+        Self::client_at(&self.address().await?).await
+    }
+
+    async fn address(&self) -> Outcome<String> {
+        Ok(self.0.path().join("locks.db").display().to_string())
+    }
+
+    async fn client_at(address: &str) -> Outcome<Client> {
+        Ok(Arc::new(SqliteBackend::connect(SqliteConfig::new(address)).await?))
+    }
+
+    async fn shift_clock(&self, program: &mut Command, by: ClockStep) -> Outcome<ShiftedBy> {
+        let by = match by {
+            ClockStep::Forward(by) => database_locks_test_servers::ClockStep::Forward(by),
+            ClockStep::Back(by) => database_locks_test_servers::ClockStep::Back(by),
+        };
+        let clock = ShiftedClock::new(by).map_err(|error| Stop::failed(format!("{error:#}")))?;
+        clock.give(program);
+        Ok(Box::new(clock))
     }
 
     async fn delete_row(&self, name: &LockName) -> Outcome {

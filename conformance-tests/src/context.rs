@@ -9,7 +9,8 @@ use database_locks_core::{
 };
 
 use crate::faulty::FaultyBackend;
-use crate::harness::{Client, Harness, Outcome, Stop};
+use crate::harness::{Client, ClockStep, Harness, Outcome, Stop};
+use crate::process::{Part, Process};
 
 /// A TTL that no case outlives, for leases that must stay alive.
 pub(crate) const LONG: Duration = Duration::from_mins(10);
@@ -22,15 +23,48 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Context {
     harness: Arc<dyn Harness>,
     tag: u64,
+    /// The name of the test that runs the case, if it can be started again.
+    test: Option<String>,
+    /// Set in a process that does a part of the case.
+    part: Option<String>,
 }
 
 impl Context {
-    pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
-        Self { harness, tag: fastrand::u64(..) }
+    pub(crate) fn new(harness: Arc<dyn Harness>, test: Option<&str>) -> Self {
+        Self { harness, tag: fastrand::u64(..), test: test.map(str::to_owned), part: None }
+    }
+
+    pub(crate) fn of_part(harness: Arc<dyn Harness>, part: Part) -> Self {
+        Self { harness, tag: part.tag, test: None, part: Some(part.text) }
+    }
+
+    /// What this process is to do of the case, if not all of it.
+    pub(crate) fn part(&self) -> Option<&str> {
+        self.part.as_deref()
+    }
+
+    /// Starts a process that does a part of this case.
+    pub(crate) async fn process(&self, part: &str, clock: Option<ClockStep>) -> Outcome<Process> {
+        let address = self.harness.address().await?;
+        let Some(test) = &self.test else {
+            let why = "only a test that `suite!` has written can be started again";
+            return Err(Stop::Skipped(why.to_owned()));
+        };
+        let part = Part { address, tag: self.tag, text: part.to_owned() };
+        let mut program = part.program(test)?;
+        let clock = match clock {
+            Some(by) => Some(self.harness.shift_clock(&mut program, by).await?),
+            None => None,
+        };
+        Process::start(program, clock)
     }
 
     pub(crate) fn harness(&self) -> &dyn Harness {
         self.harness.as_ref()
+    }
+
+    pub(crate) fn shared_harness(&self) -> Arc<dyn Harness> {
+        Arc::clone(&self.harness)
     }
 
     pub(crate) async fn client(&self) -> Outcome<Client> {

@@ -1,9 +1,11 @@
 //! What the suite asks of whoever brings a backend: a store, a client, and as many faculties as
 //! there are.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,6 +169,35 @@ pub trait Harness: Send + Sync + 'static {
         let _ = step;
         Err(Stop::lacks("step_clock"))
     }
+
+    /// Says where this store is, for [`client_at`](Self::client_at) in other processes of this host. Of use in tests
+    /// that [`suite!`](crate::suite!) has written, which start themselves again for that.
+    ///
+    /// Lets `stress::clients_that_overhold_and_repeat_never_overlap` run in several processes, and enables
+    /// `time::clients_whose_clocks_are_off_agree` where there is [`shift_clock`](Self::shift_clock) too.
+    async fn address(&self) -> Outcome<String> {
+        Err(Stop::lacks("address"))
+    }
+
+    /// Opens a client, as [`client`](Self::client) does, of a store that another process has made.
+    ///
+    /// Asked for wherever [`address`](Self::address) is.
+    async fn client_at(address: &str) -> Outcome<Client>
+    where
+        Self: Sized,
+    {
+        let _ = address;
+        Err(Stop::lacks("client_at"))
+    }
+
+    /// Gives a program that will be started a wall clock that is off by this, for as long as the answer is kept: for
+    /// example by a library such as `libfaketime`.
+    ///
+    /// Enables `time::clients_whose_clocks_are_off_agree`.
+    async fn shift_clock(&self, program: &mut Command, by: ClockStep) -> Outcome<ShiftedBy> {
+        let _ = (program, by);
+        Err(Stop::lacks("shift_clock"))
+    }
 }
 
 /// How a clock is set.
@@ -177,6 +208,9 @@ pub enum ClockStep {
     /// It is earlier at once.
     Back(Duration),
 }
+
+/// What makes a clock be off, for as long as it is kept.
+pub type ShiftedBy = Box<dyn Any + Send + Sync>;
 
 /// How a server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

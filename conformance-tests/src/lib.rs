@@ -72,13 +72,14 @@ mod cases;
 mod context;
 mod faulty;
 mod harness;
+mod process;
 mod suite;
 
 pub use database_locks_core::async_trait;
 pub use faulty::{Fault, FaultyBackend, Verb};
 pub use harness::{
-    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, Stop,
-    TableNames,
+    Client, ClientOption, ClockStep, Harness, Isolation, Outcome, RowLock, ServerEnd, ShiftedBy,
+    Stop, TableNames,
 };
 pub use suite::{Case, Report, cases, test};
 

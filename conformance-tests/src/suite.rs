@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use crate::cases::stress;
 use crate::context::Context;
 use crate::harness::{Harness, Outcome, Stop};
+use crate::process::{Elsewhere, Part};
 
 /// How long a case may take before it counts as stuck. The slowest restart a cluster several times.
 const LIMIT: Duration = Duration::from_mins(5);
@@ -54,11 +55,13 @@ macro_rules! __for_all_cases {
                 waiting_writer_is_not_starved_by_readers,
                 mark_of_a_writer_that_gave_up_runs_out,
                 whole_semaphores_stand_back_for_a_writer,
+                lighter_mark_does_not_replace_a_heavier_one,
             }
             waiting {
                 timeout_is_bounded_below_and_above,
                 released_lock_wakes_a_waiter_promptly,
                 hints_tell_of_what_was_freed_or_kept,
+                mark_is_written_again_before_it_runs_out,
                 waiting_survives_hints_that_never_come,
                 waiters_are_served_first_come_first_served,
                 cancelled_waiter_holds_nothing,
@@ -167,6 +170,7 @@ macro_rules! __for_all_cases {
                 session_time_zone_changes_nothing,
                 daylight_saving_changes_nothing,
                 client_clock_an_hour_off_changes_nothing,
+                clients_whose_clocks_are_off_agree,
                 row_locked_past_the_ttl_then_rolled_back,
                 row_locked_past_the_ttl_then_committed,
                 clock_set_back_raises_no_lease_whose_place_was_given_away,
@@ -203,6 +207,7 @@ macro_rules! __for_all_cases {
             }
             inspection {
                 list_finds_by_prefix,
+                list_tells_what_is_waited_for,
                 list_comes_in_pages,
                 list_changes_nothing,
                 data_is_shown_to_whoever_lists_or_waits,
@@ -227,7 +232,11 @@ macro_rules! __tests {
                 $(
                     #[test]
                     fn $case() {
-                        $crate::test::<super::HarnessOfSuite>(stringify!($group), stringify!($case));
+                        $crate::test::<super::HarnessOfSuite>(
+                            concat!(module_path!(), "::", stringify!($case)),
+                            stringify!($group),
+                            stringify!($case),
+                        );
                     }
                 )*
             }
@@ -260,15 +269,27 @@ pub fn cases() -> &'static [Case] {
 /// [`suite!`](crate::suite!) writes consist of.
 ///
 /// A case that does not apply says so on standard error, past the capture of the test runner.
+/// `test` is the path of the test that calls this, from its crate on: a case may start it again in other processes, to
+/// do a part of it there.
 ///
 /// # Panics
 ///
 /// When the case fails, or there is none of this name.
-pub fn test<H: Harness>(group: &str, name: &str) {
+pub fn test<H: Harness>(test: &str, group: &str, name: &str) {
     let case = cases().iter().find(|case| case.group == group && case.name == name);
     let Some(case) = case else { panic!("there is no case {group}::{name}") };
-    match case.run::<H>() {
+    let part = Part::of_this_process();
+    let is_part = part.is_some();
+    let report = match part {
+        Some(part) => on_own_runtime(async {
+            let harness = Arc::new(Elsewhere::<H>::new(part.address.clone()));
+            case.run_in(Context::of_part(harness, part)).await
+        }),
+        None => case.run_fresh::<H>(test.split_once("::").map(|(_, name)| name)),
+    };
+    match report {
         Report::Passed => {}
+        Report::Skipped(why) if is_part => panic!("a part of {case} cannot be skipped: {why}"),
         Report::Skipped(why) => {
             // Nobody reads standard error where this fails.
             let _ = writeln!(std::io::stderr(), "skipped {case}: {why}");
@@ -312,9 +333,13 @@ impl Case {
 
     /// Runs it against a fresh `H` on a runtime of its own. Blocks; not for async code.
     pub fn run<H: Harness>(&self) -> Report {
+        self.run_fresh::<H>(None)
+    }
+
+    fn run_fresh<H: Harness>(&self, test: Option<&str>) -> Report {
         on_own_runtime(async {
             match H::fresh().await {
-                Ok(harness) => self.run_on(Arc::new(harness)).await,
+                Ok(harness) => self.run_in(Context::new(Arc::new(harness), test)).await,
                 Err(Stop::Skipped(why)) => {
                     Report::Failed(format!("a fresh store cannot be skipped: {why}"))
                 }
@@ -327,7 +352,17 @@ impl Case {
     ///
     /// To be called on a multi-threaded tokio runtime with all drivers enabled.
     pub async fn run_on(&self, harness: Arc<dyn Harness>) -> Report {
-        let context = Context::new(Arc::clone(&harness));
+        self.run_in(Context::new(harness, None)).await
+    }
+
+    /// As [`run_on`](Self::run_on), with parts in other processes: each of them runs the test of this name (as the test
+    /// runner calls it), which has to call [`test`].
+    pub async fn run_on_with_parts(&self, harness: Arc<dyn Harness>, test: &str) -> Report {
+        self.run_in(Context::new(harness, Some(test))).await
+    }
+
+    async fn run_in(&self, context: Context) -> Report {
+        let harness = context.shared_harness();
         let case = AssertUnwindSafe((self.run)(context)).catch_unwind();
         // One of them goes on for as long as it is told to.
         let limit = LIMIT + stress::duration();

@@ -5,17 +5,25 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use database_locks_conformance::{Client, Harness, Outcome, Report, async_trait, cases};
-use database_locks_core::clock::time_since_boot;
-use database_locks_core::ledger::{Ledger, Until};
-use database_locks_core::{
-    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, How, LeaseInfo, ListQuery, LockBackend,
-    LockName, LossReason, Owner, Release, Released, Renewal, Renewed, Result, Share, Standing,
-    Token, Ttl, Verdict,
+use database_locks_conformance::{
+    Case, Client, ClockStep, Harness, Outcome, Report, RowLock, ServerEnd, ShiftedBy, Stop,
+    async_trait, cases,
 };
+use database_locks_core::clock::time_since_boot;
+use database_locks_core::ledger::{Entry, Ledger, Mark, Until};
+use database_locks_core::{
+    Attempt, Busy, Capabilities, Claim, Error, ErrorKind, How, LeaseId, LeaseInfo, ListQuery,
+    LockBackend, LockName, LossReason, Owner, Release, Released, Releaser, Renewal, Renewed,
+    Result, Share, Standing, Token, Ttl, Verdict, Wakeup, Wakeups,
+};
+use futures_util::{StreamExt as _, stream};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Fault {
@@ -77,6 +85,17 @@ enum Fault {
     HandsOverWhatHasEnded,
     HandsOverShares,
     LeavesAnswersBehind,
+    DecidesByTheClientsClock,
+    ForgetsOtherProcesses,
+    DecidesWithoutALock,
+    LosesTheLastAnswerInACrash,
+    RaisesWhatWasGivenAway,
+    SkipsAllBesideALockedShare,
+    TakesAllHintsForItsOwn,
+    MarksDisplaceEachOther,
+    MarksAreWrittenOnce,
+    MarksAreNotListed,
+    HoldsAThousandShares,
 }
 
 /// A fault, and the case that it must fail.
@@ -188,12 +207,64 @@ const TEETH: &[(Fault, &str)] = &[
     (Fault::HandsOverShares, "hand_over::share_is_not_handed_over"),
     (Fault::ReplayIsGrantedTwice, "hand_over::hand_over_is_replayed_with_the_same_token"),
     (Fault::LeavesAnswersBehind, "connections::dropped_call_answers_no_other"),
+    (Fault::OwnerSupersedesAll, "model::random_batches_agree_with_the_ledger"),
+    (Fault::ReleaseIgnoresTheToken, "model::random_batches_agree_with_the_ledger"),
+    (Fault::DecidesWithoutALock, "stress::clients_that_overhold_and_repeat_never_overlap"),
+    (Fault::LosesTheLastAnswerInACrash, "connections::grants_survive_a_crash_of_the_server"),
+    (Fault::LosesTheLastAnswerInACrash, "connections::renewals_survive_a_crash_of_the_server"),
+    (Fault::LosesTheLastAnswerInACrash, "connections::shares_survive_a_crash_of_the_server"),
+    (
+        Fault::RaisesWhatWasGivenAway,
+        "time::clock_set_back_raises_no_lease_whose_place_was_given_away",
+    ),
+    (Fault::TokenIsTheClock, "time::clock_set_forward_ends_leases_and_tokens_go_on_growing"),
+    (Fault::TakesAllHintsForItsOwn, "waiting::hints_tell_of_what_was_freed_or_kept"),
+    (
+        Fault::MarksDisplaceEachOther,
+        "shared_and_permits::lighter_mark_does_not_replace_a_heavier_one",
+    ),
+    (Fault::MarksAreWrittenOnce, "waiting::mark_is_written_again_before_it_runs_out"),
+    (Fault::MarksAreNotListed, "inspection::list_tells_what_is_waited_for"),
+    (Fault::HoldsAThousandShares, "shared_and_permits::many_shares_of_one_name_are_held_at_once"),
+    (
+        Fault::SkipsAllBesideALockedShare,
+        "shared_and_permits::locked_row_of_a_share_stalls_no_other_name",
+    ),
     (Fault::ForgetsData, "inspection::data_is_shown_to_whoever_lists_or_waits"),
+];
+
+/// The same of cases whose parts are in processes of their own.
+const TEETH_OF_PROCESSES: &[(Fault, &str)] = &[
+    (Fault::DecidesByTheClientsClock, "time::clients_whose_clocks_are_off_agree"),
+    (Fault::ForgetsOtherProcesses, "stress::clients_that_overhold_and_repeat_never_overlap"),
 ];
 
 #[test]
 fn each_fault_fails_the_case_that_is_named_for_it() {
-    let wrong: Vec<String> = TEETH
+    fails(TEETH, run);
+}
+
+#[test]
+fn without_a_fault_the_same_cases_pass() {
+    for (_, case) in TEETH {
+        assert_eq!(run(Fault::None, case), Report::Passed, "{case}");
+    }
+}
+
+#[test]
+fn each_fault_between_processes_fails_the_case_that_is_named_for_it() {
+    fails(TEETH_OF_PROCESSES, run_with_parts);
+}
+
+#[test]
+fn without_a_fault_the_same_cases_of_processes_pass() {
+    for (_, case) in TEETH_OF_PROCESSES {
+        assert_eq!(run_with_parts(Fault::None, case), Report::Passed, "{case}");
+    }
+}
+
+fn fails(teeth: &[(Fault, &str)], run: fn(Fault, &str) -> Report) {
+    let wrong: Vec<String> = teeth
         .iter()
         .filter_map(|(fault, case)| match run(*fault, case) {
             Report::Failed(why) => {
@@ -206,31 +277,78 @@ fn each_fault_fails_the_case_that_is_named_for_it() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-#[test]
-fn without_a_fault_the_same_cases_pass() {
-    for (_, case) in TEETH {
-        assert_eq!(run(Fault::None, case), Report::Passed, "{case}");
+fn run(fault: Fault, name: &str) -> Report {
+    let sabotaged = Sabotaged { fault, ..Sabotaged::default() };
+    on_runtime(case(name).run_on(Arc::new(sabotaged)))
+}
+
+fn run_with_parts(fault: Fault, name: &str) -> Report {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let file_of_all = Some(file.path().to_owned());
+    let sabotaged = Sabotaged { fault, file: file_of_all, ..Sabotaged::default() };
+    let case = case(name);
+    let test = format!("parts::{}", case.name());
+    on_runtime(case.run_on_with_parts(Arc::new(sabotaged), &test))
+}
+
+fn case(name: &str) -> Case {
+    *cases().iter().find(|case| case.to_string() == name).expect("a case of that name")
+}
+
+fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+/// What other processes run of these cases, by the names of the cases. Without such a case they run them on one process.
+mod parts {
+    use database_locks_conformance::test;
+
+    use super::Sabotaged;
+
+    #[test]
+    fn clients_whose_clocks_are_off_agree() {
+        test::<Sabotaged>(module_path!(), "time", "clients_whose_clocks_are_off_agree");
+    }
+
+    #[test]
+    fn clients_that_overhold_and_repeat_never_overlap() {
+        test::<Sabotaged>(
+            module_path!(),
+            "stress",
+            "clients_that_overhold_and_repeat_never_overlap",
+        );
     }
 }
 
-fn run(fault: Fault, name: &str) -> Report {
-    let case = cases().iter().find(|case| case.to_string() == name).expect("a case of that name");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let sabotaged = Sabotaged { fault, ..Sabotaged::default() };
-    runtime.block_on(case.run_on(Arc::new(sabotaged)))
-}
-
 /// The state of all names by the one rule, and a clock that runs and can be stepped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Store {
     names: BTreeMap<LockName, Ledger>,
-    stepped: Duration,
+    /// How far the clock is ahead of the machine's: so much that it can be set back.
+    ahead: Duration,
+    /// What there was before the last call that wrote.
+    before: BTreeMap<LockName, Ledger>,
+    locked_share: Option<Attempt>,
+    /// Which name was released, and which client did it.
+    hints: Vec<(LockName, usize)>,
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+impl Default for Store {
+    fn default() -> Self {
+        let (names, before, hints) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { names, ahead: DAY, before, locked_share: None, hints }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Sabotaged {
     fault: Fault,
     store: Arc<Mutex<Store>>,
+    /// Where the names are instead, for other processes to find them.
+    file: Option<PathBuf>,
     /// A client's one connection: the answers that came and were not read.
     unread: Arc<Unread>,
 }
@@ -241,6 +359,9 @@ struct Unread {
     renewed: Mutex<VecDeque<Vec<Renewed>>>,
     released: Mutex<VecDeque<Vec<Released>>>,
 }
+
+/// How far the wall clock of a process is off, in µs.
+const CLOCK_IS_OFF: &str = "TEETH_CLOCK_IS_OFF";
 
 #[async_trait]
 impl Harness for Sabotaged {
@@ -253,13 +374,84 @@ impl Harness for Sabotaged {
     }
 
     async fn pass(&self, time: Duration) -> Outcome {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).stepped += time;
+        match self.file {
+            // Other processes have no part in a clock that is set here.
+            Some(_) => tokio::time::sleep(time).await,
+            None => self.lock().ahead += time,
+        }
         Ok(())
     }
 
-    async fn delete_row(&self, name: &LockName) -> Outcome {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).names.remove(name);
+    async fn steppable(&self) -> Outcome<Arc<dyn Harness>> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn step_clock(&self, step: ClockStep) -> Outcome {
+        let mut store = self.lock();
+        match step {
+            ClockStep::Forward(by) => store.ahead += by,
+            ClockStep::Back(by) => store.ahead -= by,
+        }
         Ok(())
+    }
+
+    async fn restartable(&self) -> Outcome<Arc<dyn Harness>> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn restart(&self, end: ServerEnd) -> Outcome {
+        let mut store = self.lock();
+        if self.fault == Fault::LosesTheLastAnswerInACrash && end == ServerEnd::Crash {
+            store.names = store.before.clone();
+        }
+        Ok(())
+    }
+
+    async fn lock_share(&self, lease: &LeaseId) -> Outcome<Box<dyn RowLock>> {
+        self.lock().locked_share = Some(lease.attempt);
+        Ok(Box::new(self.clone()))
+    }
+
+    async fn address(&self) -> Outcome<String> {
+        match &self.file {
+            Some(file) => Ok(format!("{:?} {}", self.fault, file.display())),
+            None => Err(Stop::lacks("address")),
+        }
+    }
+
+    async fn client_at(address: &str) -> Outcome<Client> {
+        let (fault, file) = address.split_once(' ').unwrap();
+        let named = |known: &Fault| format!("{known:?}") == fault;
+        let fault = TEETH_OF_PROCESSES.iter().map(|(fault, _)| *fault).find(named);
+        let (fault, file) = (fault.unwrap_or_default(), Some(file.into()));
+        static STORE: LazyLock<Arc<Mutex<Store>>> = LazyLock::new(Arc::default);
+        Ok(Arc::new(Self { fault, file, store: Arc::clone(&STORE), unread: Arc::default() }))
+    }
+
+    async fn shift_clock(&self, program: &mut Command, by: ClockStep) -> Outcome<ShiftedBy> {
+        let micros = match by {
+            ClockStep::Forward(by) => i64::try_from(by.as_micros())?,
+            ClockStep::Back(by) => -i64::try_from(by.as_micros())?,
+        };
+        program.env(CLOCK_IS_OFF, micros.to_string());
+        Ok(Box::new(()))
+    }
+
+    async fn delete_row(&self, name: &LockName) -> Outcome {
+        self.lock().names.remove(name);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RowLock for Sabotaged {
+    async fn roll_back(self: Box<Self>) -> Outcome {
+        self.lock().locked_share = None;
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>) -> Outcome {
+        self.roll_back().await
     }
 }
 
@@ -270,6 +462,16 @@ impl LockBackend for Sabotaged {
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Result<Vec<Verdict>> {
+        self.begin_to_write();
+        if self.fault == Fault::DecidesWithoutALock {
+            let stale = self.with_store(|store, _, _| store.names.clone());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.with_store(|store, _, _| {
+                for name in claims.iter().map(|claim| &claim.name) {
+                    store.names.insert(name.clone(), stale.get(name).cloned().unwrap_or_default());
+                }
+            });
+        }
         let mut earlier: Vec<&LockName> = Vec::new();
         let micros = self.with_store(|_, _, micros| micros);
         let verdicts = claims.iter().map(|claim| {
@@ -290,17 +492,30 @@ impl LockBackend for Sabotaged {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>> {
+        self.begin_to_write();
+        let locked = self.locked(renewals.iter().map(|renewal| &renewal.lease));
         let renewed = self.with_store(|store, now, _| {
-            renewals.iter().map(|renewal| self.extend(store, renewal, now)).collect()
+            let renewals = renewals.iter().zip(locked);
+            renewals
+                .map(|(renewal, is_locked)| match is_locked {
+                    true => Renewed::Skipped,
+                    false => self.extend(store, renewal, now),
+                })
+                .collect()
         });
         Ok(self.read(&self.unread.renewed, renewed).await)
     }
 
     async fn release(&self, releases: &[Release]) -> Result<Vec<Released>> {
+        let locked = self.locked(releases.iter().map(|release| &release.lease));
         let released = self.with_store(|store, now, _| {
             releases
                 .iter()
-                .map(|release| {
+                .zip(locked)
+                .map(|(release, is_locked)| {
+                    if is_locked {
+                        return Released::Skipped;
+                    }
                     let ledger = store.names.entry(self.key(&release.lease.name)).or_default();
                     let mut release = release.clone();
                     let lease = &mut release.lease;
@@ -322,7 +537,11 @@ impl LockBackend for Sabotaged {
                         (Fault::RevokesNothing, How::Revoke) => return Released::Done,
                         _ => {}
                     }
-                    ledger.release(&release, now).0
+                    let (released, hint) = ledger.release(&release, now);
+                    if hint {
+                        store.hints.push((release.lease.name, self.number()));
+                    }
+                    released
                 })
                 .collect()
         });
@@ -352,12 +571,37 @@ impl LockBackend for Sabotaged {
                 })
             };
             let listed = store.names.iter().filter(|(name, _)| matches(name));
+            let told = self.fault != Fault::MarksAreNotListed;
             listed
                 .flat_map(|(name, ledger)| ledger.list(name, now))
+                .map(|info| {
+                    let is_told = info.waited_for && told;
+                    info.with_waited_for(is_told)
+                })
                 .filter(after)
                 .take(query.limit as usize)
                 .collect()
         }))
+    }
+
+    async fn wakeups(&self) -> Result<Option<Wakeups>> {
+        let (client, told) = (self.clone(), self.lock().hints.len());
+        let released = stream::unfold((client, told), |(client, told)| async move {
+            loop {
+                let next = client.lock().hints.get(told).cloned();
+                if let Some((name, by)) = next {
+                    let is_own = by == client.number();
+                    let by = match client.fault {
+                        Fault::TakesAllHintsForItsOwn => Releaser::Own,
+                        _ if is_own => Releaser::Own,
+                        _ => Releaser::Other(by as u64),
+                    };
+                    return Some((Wakeup::Released { name, by }, (client, told + 1)));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        Ok(Some(Wakeups::new(stream::iter([Wakeup::Listening]).chain(released))))
     }
 
     async fn clean_up(&self, idle: Duration) -> Result<u64> {
@@ -385,11 +629,58 @@ impl LockBackend for Sabotaged {
 }
 
 impl Sabotaged {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with_store<T>(&self, work: impl FnOnce(&mut Store, Duration, u64) -> T) -> T {
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = time_since_boot() + store.stepped;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + store.stepped;
-        work(&mut store, now, u64::try_from(wall.as_micros()).unwrap())
+        let mut store = self.lock();
+        let file = self.file.as_ref().filter(|_| self.fault != Fault::ForgetsOtherProcesses);
+        let mut file = file.map(|file| File::options().read(true).write(true).open(file).unwrap());
+        if let Some(file) = &mut file {
+            file.lock().unwrap();
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            let names: Vec<(String, Ledger)> = serde_json::from_str(&text).unwrap_or_default();
+            let names = names.into_iter().map(|(name, ledger)| (LockName::new(name), ledger));
+            store.names = names.map(|(name, ledger)| (name.unwrap(), ledger)).collect();
+        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + store.ahead - DAY;
+        let now = match self.fault {
+            Fault::DecidesByTheClientsClock => off(wall),
+            _ => time_since_boot() + store.ahead,
+        };
+        let result = work(&mut store, now, u64::try_from(wall.as_micros()).unwrap());
+        if let Some(file) = &mut file {
+            let names: Vec<_> = store.names.iter().map(|(n, l)| (n.as_str(), l)).collect();
+            let text = serde_json::to_string(&names).unwrap();
+            file.set_len(0).unwrap();
+            file.rewind().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+        result
+    }
+
+    /// Remembers what there is, as a server that has not written the next answer when it crashes.
+    fn begin_to_write(&self) {
+        let mut store = self.lock();
+        store.before = store.names.clone();
+    }
+
+    /// Which of these have a row that somebody has locked.
+    fn locked<'l>(&self, leases: impl Iterator<Item = &'l LeaseId>) -> Vec<bool> {
+        let locked = self.lock().locked_share;
+        let is_locked = |lease: &LeaseId| Some(lease.attempt) == locked;
+        let mut are_locked: Vec<bool> = leases.map(is_locked).collect();
+        if self.fault == Fault::SkipsAllBesideALockedShare && are_locked.contains(&true) {
+            are_locked.fill(true);
+        }
+        are_locked
+    }
+
+    /// A number that no other client has.
+    fn number(&self) -> usize {
+        Arc::as_ptr(&self.unread).addr()
     }
 
     /// Reads from its connection what is to be answered.
@@ -423,6 +714,11 @@ impl Sabotaged {
             self.spoil_claim(&mut claim, ledger, twice, now);
             let micros = if self.fault == Fault::TokenOfTheRowAlone { 1 } else { micros };
             let mut verdict = ledger.acquire(&claim, now, micros);
+            if let (Fault::MarksDisplaceEachOther, Verdict::Busy(_), Some(length)) =
+                (self.fault, &verdict, claim.mark)
+            {
+                ledger.mark = Some(Mark::new(now + length, claim.share.weight()));
+            }
             if let Verdict::Granted(token) = &mut verdict {
                 let wrong = match self.fault {
                     Fault::TokenFalls => Some(u64::MAX / 4 - token.get()),
@@ -434,6 +730,14 @@ impl Sabotaged {
                     *token = Token::new(wrong);
                     entry.token = *token;
                     ledger.token = wrong.min(ledger.token);
+                }
+                if self.fault == Fault::RaisesWhatWasGivenAway {
+                    ledger.entries.retain(|e| !matches!(e.until, Until::ENDED));
+                    let is_dead = |e: &Entry| matches!(e.until, Until::Expiry(at) if at <= now);
+                    ledger.entries.extend(before.entries.iter().filter(|e| is_dead(e)).cloned());
+                }
+                if self.fault == Fault::HoldsAThousandShares {
+                    ledger.entries.truncate(1_000);
                 }
                 if self.fault == Fault::HandsOverBesides && claim.replaces.is_some() {
                     ledger.entries.extend(before.entries);
@@ -459,7 +763,7 @@ impl Sabotaged {
     }
 
     fn spoil_claim(&self, claim: &mut Claim, ledger: &mut Ledger, twice: bool, now: Duration) {
-        let same = |e: &database_locks_core::ledger::Entry| e.attempt == claim.attempt;
+        let same = |e: &Entry| e.attempt == claim.attempt;
         match self.fault {
             Fault::GrantsOneTooMany if claim.share.capacity() < Share::FULL => {
                 for entry in &mut ledger.entries {
@@ -491,6 +795,9 @@ impl Sabotaged {
                     let weight = entry.share.weight().min(claim.share.capacity());
                     entry.share = Share::new(weight, claim.share.capacity()).unwrap();
                 }
+            }
+            Fault::MarksAreWrittenOnce if ledger.mark.is_some_and(|mark| mark.until > now) => {
+                claim.mark = None;
             }
             Fault::StarvesWriters => claim.mark = None,
             Fault::MarksLastForEver => claim.mark = claim.mark.map(|_| Duration::MAX),
@@ -595,4 +902,11 @@ impl Sabotaged {
         }
         ledger.renew(&renewal, now)
     }
+}
+
+/// The time as this process believes it is.
+fn off(wall: Duration) -> Duration {
+    let by = std::env::var(CLOCK_IS_OFF).ok().and_then(|by| by.parse::<i64>().ok()).unwrap_or(0);
+    let by_micros = Duration::from_micros(by.unsigned_abs());
+    if by < 0 { wall - by_micros } else { wall + by_micros }
 }

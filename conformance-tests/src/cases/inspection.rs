@@ -46,6 +46,35 @@ pub(crate) async fn list_finds_by_prefix(context: Context) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn list_tells_what_is_waited_for(context: Context) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let mut claims = vec![claim(&context.name("alone")), claim(&context.name("beside"))];
+    if here.capabilities().shares {
+        claims.extend([read(&context.name("shared")), read(&context.name("shared"))]);
+    }
+    for claim in &claims {
+        take(&here, claim).await?;
+    }
+    let waited_for = async || {
+        let listed = list(&here, &context.prefix()).await?;
+        let waited_for = listed.into_iter().filter(|info| info.waited_for);
+        Outcome::Ok(waited_for.map(|info| info.lease.name).collect::<Vec<_>>())
+    };
+    for claim in &claims {
+        refuse(&there, &self::claim(&claim.name)).await?;
+    }
+    assert_eq!(waited_for().await?, [], "who leaves no mark does not wait");
+    refuse(&there, &claim(&context.name("alone")).with_mark(LONG)).await?;
+    assert_eq!(waited_for().await?, [context.name("alone")], "one has a mark");
+    if here.capabilities().shares {
+        let shared = context.name("shared");
+        refuse(&there, &claim(&shared).with_mark(LONG)).await?;
+        let all = [context.name("alone"), shared.clone(), shared];
+        assert_eq!(waited_for().await?, all, "each lease of a name is waited for");
+    }
+    Ok(())
+}
+
 pub(crate) async fn list_comes_in_pages(context: Context) -> Outcome {
     let client = context.client().await?;
     let mut leases = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use database_locks_core::{Attempt, Claim, LeaseId, Release, Released, Renewal, Renewed, Verdict};
+use database_locks_core::{LeaseId, Release, Released, Renewal, Renewed, Verdict};
 use futures_util::future::try_join_all;
 
 use crate::context::{
@@ -129,25 +129,32 @@ pub(crate) async fn shares_of_one_name_in_a_batch_are_decided_one_after_the_othe
     Ok(())
 }
 
+/// More shares of one name than a store may have been made for.
+const THOUSANDS: usize = 2_000;
+
 pub(crate) async fn many_shares_of_one_name_are_held_at_once(context: Context) -> Outcome {
     let client = context.client_with_shares().await?;
     let name = context.name("one");
+    // In one batch, where one can be that large, and else in as many as it takes.
     let batch = client.capabilities().max_batch;
+    let mut claims = Vec::new();
+    claims.resize_with(THOUSANDS, || read(&name));
     let mut leases = Vec::new();
-    for claims in [vec![read(&name); batch], vec![read(&name); batch]] {
-        let claims: Vec<Claim> =
-            claims.into_iter().map(|claim| claim.with_attempt(Attempt::new())).collect();
-        let verdicts = client.acquire(&claims).await?;
+    for claims in claims.chunks(batch) {
+        let verdicts = client.acquire(claims).await?;
         leases.extend(claims.iter().zip(&verdicts).map(|(c, v)| lease_of(c, v)));
     }
+    assert_eq!(leases.len(), THOUSANDS, "each claim of a batch must get a verdict");
     refuse(&client, &claim(&name)).await?;
     for leases in leases.chunks(batch) {
         let renewal = |lease: &LeaseId| Renewal::new(lease.clone(), ttl(LONG));
         let renewals: Vec<Renewal> = leases.iter().map(renewal).collect();
         let renewed = client.renew(&renewals).await?;
-        assert_eq!(renewed, vec![Renewed::Alive; batch], "all live leases must be renewed");
+        assert_eq!(renewed, vec![Renewed::Alive; leases.len()], "all live leases must be renewed");
+    }
+    for leases in leases.chunks(batch) {
         let released = client.release(&Release::free_all(leases)).await?;
-        assert_eq!(released, vec![Released::Done; batch], "all live leases must be freed");
+        assert_eq!(released, vec![Released::Done; leases.len()], "all live leases must be freed");
     }
     take(&client, &claim(&name)).await?;
     Ok(())
@@ -307,6 +314,24 @@ pub(crate) async fn mark_of_a_writer_that_gave_up_runs_out(context: Context) -> 
 }
 
 /// A large batch may be decided in another way than a single item.
+pub(crate) async fn lighter_mark_does_not_replace_a_heavier_one(context: Context) -> Outcome {
+    let here = context.client_with_shares().await?;
+    let there = context.client().await?;
+    for (order, weights) in [("heavy first", [3, 2]), ("light first", [2, 3])] {
+        let name = context.name(order);
+        let held = take(&here, &permits(&name, 2, 3)).await?;
+        for weight in weights {
+            refuse(&there, &permits(&name, weight, 3).with_mark(LONG)).await?;
+        }
+        free(&here, &held).await?;
+        refuse(&here, &permits(&name, 2, 3)).await?;
+        let heavy = take(&there, &permits(&name, 3, 3)).await?;
+        free(&there, &heavy).await?;
+        take(&here, &permits(&name, 2, 3)).await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn whole_semaphores_stand_back_for_a_writer(context: Context) -> Outcome {
     let (here, there) = (context.client_with_shares().await?, context.client().await?);
     for size in [1, 5] {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use database_locks_core::{Attempt, LossReason, Released, Renewed, Verdict};
+use database_locks_core::{Attempt, LeaseId, LockName, LossReason, Released, Renewed, Verdict};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::context::{
-    Context, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss, permits,
-    refuse, release, renew, renew_for, take, ttl,
+    Context, LONG, PATIENCE, ask, brief, brief_ttl, claim, free, keep, lease_of, list, miss,
+    permits, refuse, release, renew, renew_for, take, ttl,
 };
 use crate::harness::{Client, ClientOption, ClockStep, Outcome};
 
@@ -66,6 +66,65 @@ pub(crate) async fn client_clock_an_hour_off_changes_nothing(context: Context) -
         take(&client, &claim(&name)).await?;
     }
     Ok(())
+}
+
+pub(crate) async fn clients_whose_clocks_are_off_agree(context: Context) -> Outcome {
+    let client = context.client().await?;
+    if let Some(mine) = context.part() {
+        return with_a_clock_of_its_own(&context, &client, mine).await;
+    }
+    let held = take(&client, &claim(&context.name("held"))).await?;
+    for (round, step) in [ClockStep::Forward(HOUR), ClockStep::Back(HOUR), ClockStep::Forward(HOUR)]
+        .into_iter()
+        .enumerate()
+    {
+        let name = |text: &str| context.name(&format!("{text} {round}"));
+        let dead = take(&client, &brief(&client, &name("dead"))).await?;
+        context.outlive(brief_ttl(&client)).await?;
+        let process = context.process(&round.to_string(), Some(step)).await?;
+        process.told().await?;
+
+        agree_that_it_lives(&client, &held.name).await?;
+        keep(&client, &held).await?;
+        for text in ["dead", "lasting", "renewed"] {
+            let lease = agree_that_it_lives(&client, &name(text)).await?;
+            assert!(text != "dead" || lease.token > dead.token, "tokens must grow");
+            free(&client, &lease).await?;
+            let next = take(&client, &claim(&lease.name)).await?;
+            assert!(next.token > lease.token, "tokens must grow whatever a client's clock says");
+        }
+        context.outlive(brief_ttl(&client)).await?;
+        take(&client, &claim(&name("brief"))).await?;
+    }
+    Ok(())
+}
+
+/// What a client does whose clock is off.
+async fn with_a_clock_of_its_own(context: &Context, client: &Client, mine: &str) -> Outcome {
+    agree_that_it_lives(client, &context.name("held")).await?;
+    let name = |text: &str| context.name(&format!("{text} {mine}"));
+    take(client, &claim(&name("dead"))).await?;
+    take(client, &claim(&name("lasting"))).await?;
+    let renewed = take(client, &claim(&name("renewed")).with_ttl(ttl(PATIENCE))).await?;
+    keep(client, &renewed).await?;
+    take(client, &brief(client, &name("brief"))).await?;
+    Ok(())
+}
+
+/// The lease of this name, which was given [`LONG`] a short while ago.
+async fn agree_that_it_lives(client: &Client, name: &LockName) -> Outcome<LeaseId> {
+    let Verdict::Busy(busy) = ask(client, &claim(name)).await? else {
+        panic!("{name} is held, whatever a client's clock says")
+    };
+    let listed = list(client, name.as_str()).await?.into_iter().next();
+    let Some(info) = listed else { panic!("{name} is held, and is not listed") };
+    for left in [busy.holder.and_then(|holder| holder.remaining), info.remaining] {
+        assert!(
+            left.is_some_and(|left| left <= LONG && left > LONG - PATIENCE * 8),
+            "of {LONG:?}, {left:?} cannot be left already of {name}"
+        );
+    }
+    Ok(info.lease)
 }
 
 pub(crate) async fn row_locked_past_the_ttl_then_rolled_back(context: Context) -> Outcome {

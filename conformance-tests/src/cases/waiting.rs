@@ -11,7 +11,7 @@ use database_locks_core::{ErrorKind, Release, Released, Releaser, Ttl, Wakeup};
 use futures_util::StreamExt as _;
 
 use crate::context::{
-    Context, LONG, PATIENCE, claim, list, obtain, refuse, soon, take, until_none_lives,
+    Context, LONG, PATIENCE, Since, claim, list, obtain, refuse, soon, take, until_none_lives,
 };
 use crate::faulty::{Fault, Verb};
 use crate::harness::{Outcome, Stop};
@@ -96,6 +96,28 @@ pub(crate) async fn hints_tell_of_what_was_freed_or_kept(context: Context) -> Ou
             };
             soon(&format!("hints tell of {size} that were {text}"), told).await;
         }
+    }
+    Ok(())
+}
+
+pub(crate) async fn mark_is_written_again_before_it_runs_out(context: Context) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let name = context.name("one");
+    take(&here, &claim(&name)).await?;
+    let mark = Duration::from_secs(3);
+    refuse(&there, &claim(&name).with_mark(mark)).await?;
+    // More than half of it is over, and so again after the next ask.
+    let most = mark * 3 / 5;
+    context.harness().pass(most).await?;
+    let asked = Since::now();
+    refuse(&there, &claim(&name).with_mark(mark)).await?;
+    let was_quick = asked.within(mark / 8);
+    context.harness().pass(most).await?;
+    let passed = Since::now();
+    let listed = list(&here, name.as_str()).await?;
+    // Whether time passes by itself or is set, the second mark cannot have run out.
+    if was_quick && passed.within(mark / 8) && asked.within(mark) {
+        assert!(listed.iter().all(|info| info.waited_for), "the mark ran out: {listed:?}");
     }
     Ok(())
 }
