@@ -300,19 +300,50 @@ fn a_guardian_that_dies_is_replaced() {
     let mut holder =
         place.dblock(&["run", "--ttl", "1m", "n", "--", "sh", "-c", GRANDCHILD]).spawn().unwrap();
     let grandchild = place.pid("grandchild");
-    let children = format!("/proc/{0}/task/{0}/children", holder.id());
-    let guardian = || {
-        read(Path::new(&children)).split_whitespace().find_map(|child| {
-            let line = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
-            line.contains("__guard").then(|| Pid::from_raw(child.parse().unwrap()))
-        })
-    };
-    let first = guardian().unwrap();
+    let first = guardian(&holder).unwrap();
     kill(first, Signal::SIGKILL).unwrap();
-    await_that("another guardian comes", || guardian().is_some_and(|other| other != first));
+    await_that("another guardian comes", || guardian(&holder).is_some_and(|other| other != first));
     assert!(runs(grandchild));
     kill(pid(&holder), Signal::SIGTERM).unwrap();
     assert_eq!(holder.wait().unwrap().code(), Some(143));
+}
+
+/// The process that guards the command of this `dblock`.
+fn guardian(holder: &Child) -> Option<Pid> {
+    let children = format!("/proc/{0}/task/{0}/children", holder.id());
+    read(Path::new(&children)).split_whitespace().find_map(|child| {
+        let line = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
+        line.contains("__guard").then(|| Pid::from_raw(child.parse().unwrap()))
+    })
+}
+
+#[tokio::test]
+async fn a_loss_while_the_guardian_is_replaced_ends_the_command() {
+    use database_locks::{Connect, Locks};
+    let place = Place::new();
+    let often =
+        ["run", "--ttl", "60s", "--renew-before", "59.5s", "n", "--", "sh", "-c", GRANDCHILD];
+    let holder = place.dblock(&often).spawn().unwrap();
+    let grandchild = place.pid("grandchild");
+    let url = format!("sqlite:{}", place.path("locks.db").display());
+    let locks = Locks::connect(&url).await.unwrap();
+    let held = locks.list("n").await.unwrap();
+    let first = guardian(&holder).unwrap();
+    kill(first, Signal::SIGKILL).unwrap();
+    let second = loop {
+        if let Some(other) = guardian(&holder).filter(|other| *other != first) {
+            break other;
+        }
+    };
+    // As soon as it is seen, so that it has hardly ever said that it is ready.
+    kill(second, Signal::SIGSTOP).unwrap();
+    assert!(locks.force_release(&held[0].lease).await.unwrap());
+    let output = holder.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(!runs(grandchild));
+    kill(second, Signal::SIGCONT).unwrap();
+    await_that("the guardian has gone as well", || !runs(second));
+    locks.shutdown().await;
 }
 
 #[test]
