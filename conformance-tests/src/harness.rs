@@ -94,7 +94,7 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Cuts the connections of all clients of this store, on the server's side.
     ///
-    /// Enables `connections::killed_connection_is_replaced`.
+    /// Enables `connections::killed_connection_is_replaced` and `connections::hints_end_with_their_connection`.
     async fn break_connections(&self) -> Outcome {
         Err(Stop::lacks("break_connections"))
     }

@@ -198,6 +198,7 @@ macro_rules! __for_all_cases {
                 sixty_four_waiters_share_a_pool_of_one,
                 hundred_cycles_leak_no_connection,
                 killed_connection_is_replaced,
+                hints_end_with_their_connection,
                 dropped_call_answers_no_other,
                 session_settings_do_not_leak_to_the_next_user,
                 leases_survive_a_server_restart,

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use database_locks_core::{
     Attempt, Claim, ErrorKind, LeaseId, Locks, Release, Released, Renewal, Renewed, Result,
-    Standing, Verdict,
+    Standing, Verdict, Wakeup, Wakeups,
 };
+use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 
 use crate::context::{
@@ -56,6 +57,51 @@ pub(crate) async fn killed_connection_is_replaced(context: Context) -> Outcome {
     keep(&client, &lease).await?;
     free(&client, &lease).await?;
     Ok(())
+}
+
+pub(crate) async fn hints_end_with_their_connection(context: Context) -> Outcome {
+    let (here, there) = (context.client().await?, context.client().await?);
+    let Some(mut hints) = listening(&there).await? else {
+        return Err(Stop::Skipped("no hints were seen to arrive".to_owned()));
+    };
+    context.harness().break_connections().await?;
+    // Whoever went on listening would never hear of anything.
+    soon("the stream of hints ends", async { while hints.next().await.is_some() {} }).await;
+
+    let again = async {
+        loop {
+            match listening(&there).await {
+                Ok(Some(hints)) => return Ok(hints),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut hints = soon("there is a new stream of hints", again).await?;
+    let name = context.name("one");
+    let asked = [claim(&name)];
+    let leases = soon("the other client is back", take_all(&here, &asked)).await?;
+    refuse(&there, &claim(&name).with_mark(LONG)).await?;
+    free(&here, &leases[0]).await?;
+    let told = async {
+        while let Some(hint) = hints.next().await {
+            if matches!(hint, Wakeup::Released { name: released, .. } if released == name) {
+                return;
+            }
+        }
+        panic!("the new stream of hints ended");
+    };
+    soon("the new stream tells of a release", told).await;
+    Ok(())
+}
+
+/// A stream of hints that were seen to arrive.
+async fn listening(client: &Client) -> Result<Option<Wakeups>> {
+    let Some(mut hints) = client.wakeups().await? else { return Ok(None) };
+    let first = tokio::time::timeout(PATIENCE, hints.next()).await;
+    Ok(matches!(first, Ok(Some(Wakeup::Listening))).then_some(hints))
 }
 
 /// A call that is dropped may leave its answer on a connection, where the next call would read it. So whatever is dropped,
