@@ -357,7 +357,7 @@ impl Case {
     }
 
     /// As [`run_on`](Self::run_on), with parts in other processes: each of them runs the test of this name (as the test
-    /// runner calls it), which has to call [`test`].
+    /// runner calls it), which has to call [`test()`].
     pub async fn run_on_with_parts(&self, harness: Arc<dyn Harness>, test: &str) -> Report {
         self.run_in(Context::new(harness, Some(test))).await
     }

@@ -310,7 +310,7 @@ fn on_runtime<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-/// What other processes run of these cases, by the names of the cases. Without such a case they run them on one process.
+/// What other processes run of these cases, by the names of the cases. Started by hand, they test a store without a fault.
 mod parts {
     use database_locks_conformance::test;
 
