@@ -50,6 +50,7 @@ impl fmt::Debug for DriverOptions {
 
 /// How connections are encrypted, with the meaning that MySQL gives to these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SslMode {
     /// Never.
     Disabled,

@@ -40,6 +40,11 @@
 //! none, and pass `verify_ca` only. `localhost` is a host like any other: a socket is used where
 //! `socket` names it, and never encrypted.
 //!
+//! `verify_ca` leans on how the driver tells a wrong name from a bad chain: it sends `NotValidForName` in place of the host's name,
+//! also to whoever routes by that (SNI), so that such servers need `verify_identity`. Unless the application has chosen a
+//! cryptography of rustls for its process, the first connection with TLS chooses `ring`: one that chooses another calls
+//! `install_default` before it connects.
+//!
 //! A password that changes, such as a token of a cloud, comes from
 //! [`password_from`](MysqlConfig::password_from); what else the driver knows is set by
 //! [`driver_options`](MysqlConfig::driver_options).
@@ -51,7 +56,8 @@
 //! # Connections
 //!
 //! `pool_size` for claims, releases and lists, and one that only renewals use: 5 in all by default,
-//! however many leases or waiters there are. A connection with a request that nobody waits for any
+//! however many leases or waiters there are. The shared ones are closed once they have been idle for a minute, but for
+//! one, while anything is asked for or renewed. A connection with a request that nobody waits for any
 //! more is closed, not reused; so are then, if the host had at least a second to answer, the other
 //! connections to it, when they are next needed. One that the server closed while it was idle is replaced.
 //!
@@ -83,6 +89,25 @@
 //! `utf8mb4_nopad_bin`), `locked_by` all of UTF-8, and `expires_at` its fractions, where they lack
 //! them. The app goes on using the table, and both exclude each other.
 //!
+//! # Who holds what
+//!
+//! `dblock list` tells, and so does SQL. Leases of whole locks, those of a Django app included, and then shares:
+//!
+//! ```sql
+//! select convert(name using utf8mb4), convert(locked_by using utf8mb4),
+//!        timestampdiff(second, utc_timestamp(), expires_at) as remaining
+//!   from app.database_locks_lock
+//!   where expires_at > utc_timestamp(6) and (attempt is not null or not expires_at <=> lease_expires_at);
+//! select convert(s.name using utf8mb4), convert(s.locked_by using utf8mb4), s.weight, s.capacity,
+//!        timestampdiff(second, utc_timestamp(), s.expires_at) as remaining
+//!   from app.database_locks_lock_share s join app.database_locks_lock l on l.name = s.name
+//!   where s.expires_at > utc_timestamp(6) and l.expires_at > utc_timestamp(6)
+//!     and l.attempt is null and l.expires_at = l.lease_expires_at;
+//! ```
+//!
+//! Names and owners are bytes, which clients show in hexadecimal digits unless they are converted. `locked_by` stays after a
+//! release, and is `(shared)` where shares are or were held: only `expires_at` says whether the lock is held.
+//!
 //! # What is written when
 //!
 //! - All of a lock that is free, or is given back to the claim, is granted by one prepared statement, if its row is there, and
@@ -95,7 +120,8 @@
 //!   Galera the commit of such a packet is a round trip of its own, sent once the node is seen not
 //!   to have rolled it back.
 //! - A busy claim writes nothing. A waiter's mark is one update, when half of the last mark is over.
-//! - Rows stay until [`clean_up`](database_locks_core::LockBackend::clean_up). A name that many
+//! - Rows stay until [`clean_up`](database_locks_core::LockBackend::clean_up). It reads the whole table, at most once for 1,000 names
+//!   that it forgets: an index on `touched_at` or `expires_at` would be written to by each renewal. A name that many
 //!   hold shares of is read with all of its shares.
 //! - A grant is as durable as the server makes a commit: with
 //!   `innodb_flush_log_at_trx_commit` other than 1 a crash of the machine may forget the last ones.

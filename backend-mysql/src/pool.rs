@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use database_locks_core::hosts::{Hosts, Origin};
 use database_locks_core::{Error, ErrorKind, Result};
@@ -16,10 +17,14 @@ use crate::packet::{self, Answer, Request};
 use crate::session::{self, Server};
 use crate::{NAME, error, tls};
 
+/// How long a shared connection may be idle before it is closed, unless it is the only one.
+const MOST_IDLE: Duration = Duration::from_mins(1);
+
 /// The connections of one backend.
 pub(crate) struct Connections {
     shared: Pool<Connector>,
     renewals: Pool<Connector>,
+    most_idle: Duration,
     place: String,
 }
 
@@ -40,14 +45,19 @@ impl Connections {
         let pool = |size| {
             Pool::builder(connector.clone())
                 .max_size(size)
-                // The one that was used last is the least likely to have been closed since.
+                // The one that was used last is the least likely to have been closed since, and the others become idle.
                 .queue_mode(QueueMode::Lifo)
                 .build()
                 .map_err(|error| {
                     Error::new(ErrorKind::InvalidOption, error.to_string()).with_backend(NAME)
                 })
         };
-        Ok(Self { shared: pool(config.connections())?, renewals: pool(1)?, place: config.place() })
+        Ok(Self {
+            shared: pool(config.connections())?,
+            renewals: pool(1)?,
+            most_idle: MOST_IDLE,
+            place: config.place(),
+        })
     }
 
     /// Waits for one of the shared connections.
@@ -66,10 +76,22 @@ impl Connections {
     }
 
     async fn take_from(&self, pool: &Pool<Connector>) -> Result<InUse> {
+        self.close_idle();
         match pool.get().await {
             Ok(object) => Ok(InUse { object: Some(object), since: Instant::now(), repeats: true }),
             Err(failed) => Err(error::from_pool(failed, &self.place)),
         }
+    }
+
+    /// Closes shared connections that have not been used for long. Whoever takes one sees to it, since there is no timer:
+    /// while a process has leases that are the renewals.
+    fn close_idle(&self) {
+        let mut left = self.shared.status().size;
+        self.shared.retain(|_, metrics| {
+            let stays = left <= 1 || metrics.last_used() < self.most_idle;
+            left -= usize::from(!stays);
+            stays
+        });
     }
 }
 
@@ -337,5 +359,37 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use database_locks_test_servers::MariaDb;
+
+    use super::*;
+
+    async fn id(connection: Result<InUse>) -> u64 {
+        let answers = connection.unwrap().run("SELECT CONNECTION_ID()").await.unwrap();
+        answers[0].rows[0].get(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn connection_that_was_used_last_is_used_next_and_idle_ones_are_closed_but_one() {
+        let server = MariaDb::start().unwrap();
+        let mut connections =
+            Connections::new(&MysqlConfig::from_url(server.url()).unwrap()).unwrap();
+        let (first, last) = (connections.shared().await, connections.shared().await);
+        id(first).await;
+        let last = id(last).await;
+        for _ in 0..3 {
+            assert_eq!(id(connections.shared().await).await, last);
+        }
+        assert_eq!(connections.shared.status().size, 2);
+        connections.most_idle = Duration::ZERO;
+        id(connections.for_renewals().await).await;
+        assert_eq!(connections.shared.status().size, 1);
+        assert_eq!(id(connections.shared().await).await, last);
     }
 }

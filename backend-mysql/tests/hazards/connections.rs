@@ -10,7 +10,7 @@ use database_locks_core::{
 use database_locks_mysql::{MysqlBackend, MysqlConfig};
 use database_locks_test_servers::{Access, MariaDb, MySql};
 use mysql_async::prelude::Queryable;
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
@@ -25,6 +25,7 @@ on_each_server!(
     dropped_request_takes_its_connection_with_it,
     bad_credentials_and_databases_say_what_to_do,
     login_that_is_refused_is_tried_once_more,
+    proxysql_is_refused_whatever_version_it_shows,
     password_is_asked_for_with_each_connection_and_the_driver_told_what_the_user_says,
 );
 
@@ -264,6 +265,44 @@ async fn refusing(node: &Access, refusals: usize) -> (String, Arc<AtomicUsize>) 
         }
     });
     (node.at_port(port).url().to_owned(), counted)
+}
+
+async fn proxysql_is_refused_whatever_version_it_shows(kind: Kind) {
+    let store = Store::empty(kind);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = host_and_port(store.node().url()).to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(as_proxysql(client, server));
+        }
+    });
+    let url = format!("{}?ssl-mode=disabled", store.node().at_port(port).url());
+    let config = MysqlConfig::from_url(&url).unwrap();
+    let error = MysqlBackend::connect(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("ProxySQL"), "{error}");
+}
+
+/// Lets a server answer to what only `ProxySQL` has an answer to.
+async fn as_proxysql(client: TcpStream, server: TcpStream) -> std::io::Result<()> {
+    let (mut asked, mut answered) = client.into_split();
+    let (mut answers, mut asks) = server.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut answered).await });
+    loop {
+        // A packet of its length, in three bytes, and its number.
+        let mut head = [0; 4];
+        asked.read_exact(&mut head).await?;
+        let mut body = vec![0; u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize];
+        asked.read_exact(&mut body).await?;
+        if body == b"\x03PROXYSQL INTERNAL SESSION" {
+            body = b"\x03DO 0".to_vec();
+            head[0] = u8::try_from(body.len()).unwrap();
+        }
+        asks.write_all(&head).await?;
+        asks.write_all(&body).await?;
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ on_each_server!(
     table_of_a_django_app_is_adopted_and_shared,
     table_of_a_django_app_is_made_exact,
     clean_up_forgets_what_is_idle_and_nothing_else,
+    queries_of_the_docs_tell_who_holds_what,
+    clean_up_looks_beyond_what_it_may_not_forget,
+    lease_of_a_client_with_any_name_is_released_by_force_and_only_that_one,
     names_are_bytes_whatever_the_database_compares,
     first_creation_race_has_one_winner_a_name,
 );
@@ -390,4 +393,71 @@ async fn first_creation_race_has_one_winner_a_name(kind: Kind) {
     assert_eq!(winners.len(), NAMES);
     assert!(winners.values().all(|&count| count == 1), "{winners:?}");
     assert_eq!(list(&store.backend().await, "fresh ").await.len(), NAMES);
+}
+
+async fn clean_up_looks_beyond_what_it_may_not_forget(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    let mut client = store.client().await;
+    // As a clock leaves them that was ahead by a day, and more than one call forgets.
+    let ahead: String =
+        (0..1_001).map(|i| format!("('ahead {i}', 1 << 62, '2020-01-01'), ")).collect();
+    let sql = format!(
+        "INSERT INTO database_locks_lock (name, token, touched_at) VALUES {ahead} ('idle', 1, '2020-01-01')"
+    );
+    client.query_drop(sql).await.unwrap();
+    assert_eq!(backend.clean_up(Duration::from_hours(24)).await.unwrap(), 1);
+    assert_eq!(backend.clean_up(Duration::from_hours(24)).await.unwrap(), 0);
+}
+
+async fn lease_of_a_client_with_any_name_is_released_by_force_and_only_that_one(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    let mut django = store.client().await;
+    django
+        .query_drop(
+            "ALTER TABLE database_locks_lock MODIFY locked_by VARCHAR(255) CHARACTER SET utf8mb4;
+             INSERT INTO database_locks_lock (name) VALUES ('x')",
+        )
+        .await
+        .unwrap();
+    let mut take = async |owner: Option<&str>| {
+        let sql = "UPDATE database_locks_lock SET locked_by = ?,
+                   expires_at = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR WHERE name = 'x'";
+        django.exec_drop(sql, (owner,)).await.unwrap();
+    };
+    let listed = async || list(&backend, "x").await.pop().unwrap().lease;
+    let long = format!("{}x", "é".repeat(200));
+    for owner in [None, Some(""), Some("django"), Some("\u{1}\u{9f}"), Some("a\tb"), Some(&long)] {
+        take(owner).await;
+        assert_eq!(release(&backend, &listed().await).await, Released::Done, "{owner:?}");
+    }
+    for (owner, next) in [("alice", Some("bob")), (&*long, Some("é")), (&*long, None)] {
+        take(Some(owner)).await;
+        let lease = listed().await;
+        take(next).await;
+        assert!(matches!(release(&backend, &lease).await, Released::Lost(_)), "{next:?}");
+        assert_ne!(listed().await.owner, lease.owner);
+    }
+}
+
+async fn queries_of_the_docs_tell_who_holds_what(kind: Kind) {
+    let (store, backend) = Store::migrated(kind).await;
+    let mut client = store.client().await;
+    hold(&backend, &claim("whole")).await;
+    let shared = [hold(&backend, &reader("some")).await, hold(&backend, &reader("some")).await];
+    release(&backend, &shared[0]).await;
+    for lock in [claim("was whole"), reader("was shared"), claim("django")] {
+        let held = hold(&backend, &lock).await;
+        release(&backend, &held).await;
+    }
+    django_takes(&mut client, "django").await;
+    let docs = include_str!("../../src/lib.rs").replace("//!", "").replace("app.", "");
+    let queries = docs.split_once("# Who holds what").unwrap().1.split("```").nth(1).unwrap();
+    let mut found = Vec::new();
+    for query in queries.strip_prefix("sql").unwrap().trim().split_terminator(';') {
+        let rows: Vec<Row> = client.query(query).await.unwrap();
+        let mut names: Vec<String> = rows.iter().map(|row| row.get(0).unwrap()).collect();
+        names.sort();
+        found.push(names);
+    }
+    assert_eq!(found, [vec!["django", "whole"], vec!["some"]]);
 }
