@@ -30,6 +30,7 @@ pub struct PostgresConfig {
 
 /// How connections are encrypted, with the meaning that libpq gives to these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SslMode {
     /// Never.
     Disable,

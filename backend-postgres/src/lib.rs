@@ -94,6 +94,23 @@
 //! Such a user locks, and cannot list leases, release by force or clean up. A migration makes the functions
 //! anew, and then this is to be said again.
 //!
+//! # Who holds what
+//!
+//! `dblock list` tells, and so does SQL. Leases of whole locks, those of a Django app included, and then shares:
+//!
+//! ```sql
+//! select name, locked_by, expires_at - now() as remaining
+//!   from locks.database_locks_lock
+//!   where expires_at > now() and (attempt is not null or expires_at is distinct from lease_expires_at);
+//! select h.name, h.locked_by, h.weight, h.capacity, h.expires_at - now() as remaining
+//!   from locks.database_locks_lock_share h join locks.database_locks_lock l on l.name = h.name
+//!   where h.expires_at > now() and l.expires_at > now()
+//!     and l.attempt is null and l.expires_at = l.lease_expires_at;
+//! ```
+//!
+//! `locked_by` stays after a release, and is `(shared)` where shares are or were held: only `expires_at` says whether the lock
+//! is held.
+//!
 //! # The fence
 //!
 //! A transaction in the same database need not check the fencing token itself:
@@ -133,7 +150,12 @@
 //!   durable, and so are a release that keeps the name and one that revokes the lease.
 //!   Only where somebody's mark is alive it sends a notification.
 //! - Rows stay, and are updated in place (heap-only), until
-//!   [`clean_up`](database_locks_core::LockBackend::clean_up).
+//!   [`clean_up`](database_locks_core::LockBackend::clean_up). It reads the whole table, at most once for 5,000 names that it
+//!   forgets: an index on `touched_at` or `expires_at` would be written to by each renewal.
+//!
+//! While anything keeps an old snapshot (a long transaction or dump, a standby's `hot_standby_feedback`, an abandoned replication
+//! slot), no version of a row can be removed. A lock then costs some 45 µs more for each 1,000 times that it was granted, renewed and
+//! released since the snapshot; bound what is long by `idle_in_transaction_session_timeout` and the like.
 //!
 //! # pgbouncer and other poolers
 //!

@@ -481,6 +481,36 @@ async fn lease_of_a_client_with_any_name_is_released_by_force_and_only_that_one(
 }
 
 #[tokio::test]
+async fn queries_of_the_docs_tell_who_holds_what() {
+    let (store, backend) = Store::migrated().await;
+    let client = store.client().await;
+    hold(&backend, &claim("whole")).await;
+    let shared = [hold(&backend, &reader("some")).await, hold(&backend, &reader("some")).await];
+    release(&backend, &shared[0]).await;
+    for lock in [claim("was whole"), reader("was shared")] {
+        let held = hold(&backend, &lock).await;
+        release(&backend, &held).await;
+    }
+    client
+        .batch_execute(
+            "insert into database_locks_lock (name, locked_by, expires_at)
+             values ('django', 'web.3', now() + interval '1 min')",
+        )
+        .await
+        .unwrap();
+    let docs = include_str!("../src/lib.rs").replace("//!", "").replace("locks.", "");
+    let queries = docs.split_once("# Who holds what").unwrap().1.split("```").nth(1).unwrap();
+    let mut found = Vec::new();
+    for query in queries.strip_prefix("sql").unwrap().trim().split_terminator(';') {
+        let rows = client.query(query, &[]).await.unwrap();
+        let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        names.sort();
+        found.push(names);
+    }
+    assert_eq!(found, [vec!["django", "whole"], vec!["some"]]);
+}
+
+#[tokio::test]
 async fn renewals_of_shares_write_no_index() {
     const RENEWALS: i64 = 50;
     let (store, backend) = Store::migrated().await;

@@ -42,6 +42,17 @@
 //! back without a reboot may have lost leases whose holders live: keep the file on a disk of the host.)
 //!
 //! There is no hint on a release: waiters poll.
+//!
+//! # Who holds what
+//!
+//! `dblock list` tells. SQL cannot tell which leases have expired, since the boot clock is none of SQLite's; what was granted, not
+//! released, and of which boot it is:
+//!
+//! ```sql
+//! select cast(l.name as text), l.owner, l.weight, l.capacity, hex(n.boot)
+//!   from database_locks_lock_lease l join database_locks_lock n on n.name = l.name
+//!   where l.released_at is null;
+//! ```
 
 mod backend;
 mod config;
