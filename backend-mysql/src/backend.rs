@@ -22,7 +22,7 @@ use crate::literal::digits;
 use crate::packet::Answer;
 use crate::pool::{Connections, InUse};
 use crate::schema::{self, Schema};
-use crate::sql::{Kind, Packet, ReadAt, Start, Tables};
+use crate::sql::{Kind, Packet, Start, Tables};
 use crate::state::{Change, Doubt, Snapshot, get, unexpected};
 
 /// How often what others have changed in the meantime is decided again, within one request.
@@ -264,7 +264,7 @@ impl MysqlBackend {
         }
         let at = self.tables.read(&mut packet, names.iter().copied());
         match send(self.connection(urgent).await?, &packet).await {
-            Ok(answers) => Ok(Some(snapshot(&answers, at)?)),
+            Ok(answers) => Ok(Some(Snapshot::new(&answers[at].rows)?)),
             Err(error) if error::is_conflict(&error) => Ok(None),
             Err(error) => Err(self.failed(error)),
         }
@@ -619,7 +619,7 @@ impl LockBackend for MysqlBackend {
                 // The first name may have no lease that comes after `after`.
                 let at = self.tables.read_live(&mut packet, query, &first, limit - page.len() + 1);
                 let answers = self.read_only(&packet).await?;
-                let snapshot = snapshot(&answers, at)?;
+                let snapshot = Snapshot::new(&answers[at].rows)?;
                 for (name, state) in &snapshot.states {
                     let leases = state.ledger.list(name, snapshot.now);
                     page.extend(leases.into_iter().filter(|info| {
@@ -642,7 +642,7 @@ impl LockBackend for MysqlBackend {
             let mut packet = Packet::default();
             let at = self.tables.read_idle(&mut packet, idle, FORGOTTEN_AT_ONCE);
             let answers = self.read_only(&packet).await?;
-            let Snapshot { now, states, .. } = snapshot(&answers, at)?;
+            let Snapshot { now, states, .. } = Snapshot::new(&answers[at].rows)?;
             let changes: Vec<_> = states
                 .iter()
                 .filter(|(_, state)| state.ledger.is_idle(idle, now, micros(now)))
@@ -799,10 +799,6 @@ async fn send(
         Kind::Writing => connection.run(packet.text()).await,
         Kind::Transaction => connection.run_transaction(packet.text()).await,
     }
-}
-
-fn snapshot(answers: &[Answer], at: ReadAt) -> Result<Snapshot> {
-    Snapshot::new(&answers[at.clock].rows, &answers[at.rows].rows)
 }
 
 /// What stands in a list that a statement has put together.

@@ -112,15 +112,6 @@ impl Packet {
     }
 }
 
-/// Where the answers to a read stand among those of its packet.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ReadAt {
-    /// One row with the server's clock in µs since 1970.
-    pub(crate) clock: usize,
-    /// What `state.rs` makes states of.
-    pub(crate) rows: usize,
-}
-
 /// The pair of tables.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -224,29 +215,25 @@ impl Tables {
         }
     }
 
-    /// Reads all that is known of `names`.
+    /// Reads all that is known of `names`. Answers where the rows stand that `state.rs` makes states of.
     pub(crate) fn read<'n>(
         &self,
         packet: &mut Packet,
         names: impl Iterator<Item = &'n LockName>,
-    ) -> ReadAt {
-        // The clock is read before the rows: an older time can only make a dead lease look alive.
-        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+    ) -> usize {
         let of = format!("{} l", self.lock);
         let names = list(names.map(|name| text(name.as_str())));
-        let rows = packet.add(self.select(&of, &format!("WHERE l.name IN ({names})")));
-        ReadAt { clock, rows }
+        packet.add(self.select(&of, &format!("WHERE l.name IN ({names})")))
     }
 
-    /// Reads up to `limit` live names that start with the query's prefix, from `first` on.
+    /// As [`read`](Self::read), of up to `limit` live names that start with the query's prefix, from `first` on.
     pub(crate) fn read_live(
         &self,
         packet: &mut Packet,
         query: &ListQuery,
         first: &Start,
         limit: usize,
-    ) -> ReadAt {
-        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+    ) -> usize {
         let start = match first {
             Start::Prefix => format!("name >= {}", hex(query.prefix.as_bytes())),
             Start::Name(name) => format!("name >= {}", hex(name)),
@@ -258,16 +245,17 @@ impl Tables {
             self.lock,
             end.unwrap_or_default(),
         );
-        let rows = packet.add(self.select(&page, ""));
-        ReadAt { clock, rows }
+        packet.add(self.select(&page, ""))
     }
 
+    /// The clock, which is a column since each statement waits for the cluster where there is one, is that of when the statement
+    /// began: an older time than that of the rows can only make a dead lease look alive.
     fn select(&self, from: &str, condition: &str) -> String {
         format!(
             "SELECT l.id, l.name, l.version, l.token, l.locked_by, l.explicit_owner, l.attempt, \
              l.capacity, {}, {}, {}, {}, {}, l.waiting_weight, \
              s.attempt, s.token, s.locked_by, s.explicit_owner, s.weight, s.capacity, {}, {}, {}, \
-             l.standing, l.data, s.standing, s.data \
+             l.standing, l.data, s.standing, s.data, {} \
              FROM {from} LEFT JOIN {} s ON s.name = l.name {condition}",
             micros("l.acquired_at"),
             micros("l.expires_at"),
@@ -277,6 +265,7 @@ impl Tables {
             micros("s.acquired_at"),
             micros("s.expires_at"),
             micros("s.touched_at"),
+            micros(NOW),
             self.share,
         )
     }
@@ -547,9 +536,8 @@ impl Tables {
         packet.add(format_args!("SELECT {ROWS}"))
     }
 
-    /// Reads names that may be idle.
-    pub(crate) fn read_idle(&self, packet: &mut Packet, idle: Duration, limit: usize) -> ReadAt {
-        let clock = packet.add(format_args!("SELECT {}", micros(NOW)));
+    /// As [`read`](Self::read), of names that may be idle.
+    pub(crate) fn read_idle(&self, packet: &mut Packet, idle: Duration, limit: usize) -> usize {
         let since = format!("{NOW} - INTERVAL {} MICROSECOND", span(idle));
         let page = format!(
             "(SELECT * FROM {} WHERE touched_at <= {since} \
@@ -559,8 +547,7 @@ impl Tables {
             self.lock,
             micros(&since),
         );
-        let rows = packet.add(self.select(&page, ""));
-        ReadAt { clock, rows }
+        packet.add(self.select(&page, ""))
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) const LAST: Duration = Duration::from_secs(253_370_764_799);
 /// What was read, and when by the server's clock.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// Since 1970.
+    /// Since 1970; zero where no name has a row, of which nothing can be told by time.
     pub(crate) now: Duration,
     pub(crate) states: BTreeMap<LockName, State>,
     /// The last name that was read, by bytes, also if it cannot be one of ours.
@@ -116,9 +116,9 @@ pub(crate) struct RowWrite<'s> {
 
 impl Snapshot {
     /// Makes states of rows, in whatever order these are.
-    pub(crate) fn new(clock: &[Row], rows: &[Row]) -> Result<Self> {
-        let now = clock.first().ok_or_else(|| unexpected("no time"))?;
-        let now = since_1970(get(now, 0)?);
+    pub(crate) fn new(rows: &[Row]) -> Result<Self> {
+        let now = rows.first().map(|row| get(row, column::CLOCK)).transpose()?;
+        let now = since_1970(now.unwrap_or_default());
         let mut snapshot = Self { now, states: BTreeMap::new(), last: None };
         for row in rows {
             let bytes: Vec<u8> = get(row, column::NAME)?;
@@ -275,6 +275,7 @@ mod column {
     pub(super) const DATA: usize = 24;
     pub(super) const SHARE_STANDING: usize = 25;
     pub(super) const SHARE_DATA: usize = 26;
+    pub(super) const CLOCK: usize = 27;
 }
 
 /// What the name's own row says, shares apart.
