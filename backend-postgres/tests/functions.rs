@@ -251,6 +251,54 @@ async fn plain_statement_does_without_a_function_what_nothing_is_in_the_way_of()
     called(unprepared.acquire(&[claim("x")]).await.unwrap_err());
 }
 
+#[tokio::test]
+async fn plain_batch_leaves_to_the_function_what_is_not_free_and_tells_each_its_own() {
+    let (_store, backend) = Store::migrated().await;
+    let names = ["f", "b", "e", "a", "d", "c"];
+    for name in names {
+        let made = hold(&backend, &claim(name)).await;
+        assert_eq!(release(&backend, &made).await, Released::Done);
+    }
+    let busy = hold(&backend, &claim("b")).await;
+    let given_back = hold(&backend, &claim("c")).await;
+    let again = claim("d");
+    let replayed = hold(&backend, &again).await;
+    // Free, busy, new, free, a replay, handed over.
+    let asked = [
+        claim("f"),
+        claim("b"),
+        claim("new"),
+        claim("a"),
+        again,
+        claim("c").with_replaces(given_back.clone()),
+    ];
+    let verdicts = backend.acquire(&asked).await.unwrap();
+    let lease = |i: usize| match &verdicts[i] {
+        Verdict::Granted(token) => asked[i].lease(*token),
+        other => panic!("{}: {other:?}", asked[i].name),
+    };
+    match &verdicts[1] {
+        Verdict::Busy(by) => assert_eq!(by.holder.as_ref().unwrap().token, busy.token),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lease(4).token, replayed.token);
+    assert!(lease(5).token > given_back.token);
+    let held = [lease(0), busy, lease(2), lease(3), lease(4), lease(5)];
+    for held in &held {
+        assert_eq!(renew(&backend, held).await, Renewed::Alive, "{}", held.name);
+    }
+
+    assert_eq!(release(&backend, &held[3]).await, Released::Done);
+    let renewals: Vec<Renewal> =
+        held.iter().map(|lease| Renewal::new(lease.clone(), Ttl::DEFAULT)).collect();
+    let renewed = backend.renew(&renewals).await.unwrap();
+    let released = backend.release(&Release::free_all(&held)).await.unwrap();
+    for i in 0..held.len() {
+        assert_eq!(matches!(renewed[i], Renewed::Lost(_)), i == 3, "{:?}", renewed[i]);
+        assert_eq!(matches!(released[i], Released::Lost(_)), i == 3, "{:?}", released[i]);
+    }
+}
+
 /// Begins a transaction, and calls the fence in it.
 async fn fence(client: &Client, lease: &LeaseId) -> Result<(), tokio_postgres::Error> {
     client.batch_execute("begin").await?;

@@ -103,7 +103,7 @@ impl SqliteBackend {
         }
         let boot = self.host.boot;
         let mut connection = self.check_out(&self.writer, operation).await?;
-        let turn = self.turn();
+        let mut turn = self.turn();
         let answers = async {
             let mut begin = BEGIN_WRITING;
             loop {
@@ -134,7 +134,7 @@ impl SqliteBackend {
                 if let Some(token) = granted.filter(|token| *token > reserve.until()) {
                     if begin == BEGIN_WRITING {
                         transaction.rollback().await?;
-                        begin = BEGIN_RESERVING;
+                        (begin, turn) = (BEGIN_RESERVING, self.turn());
                         continue;
                     }
                     let reserve = reserve.beyond(token);

@@ -223,7 +223,7 @@ async fn observers_hear_of_an_outage_its_end_and_of_renewals() {
     let builder = Locks::builder().on_current_runtime().observer(told.clone());
     let locks = builder.build(scene.faulty.clone()).unwrap();
     let guard = locks.lock("x").ttl(60 * SECOND).acquire().await.unwrap();
-    assert_eq!(told.take(), ["Waiting", "Granted"]);
+    assert_eq!(told.take(), ["Started", "Waiting", "Granted"]);
     scene.faulty.always(Verb::Renew, Fault::Refuse);
     sleep(40 * SECOND).await;
     assert_eq!(told.take(), ["Away", "RenewalFailed"]);

@@ -19,7 +19,8 @@
 //! - [`fence_in`](FenceIn::fence_in) fails, with [`ErrorKind::Lost`], for a lease that is dead by the database's clock. Then
 //!   drop the transaction, or roll it back.
 //! - After it nobody else is granted the lock until the transaction is committed or rolled back, however long that takes,
-//!   and even if the lease ends meanwhile.
+//!   and even if the lease ends meanwhile. (On Postgres other clients that share the table, such as a Django app, are held back
+//!   where they lock the row before they write it, as django-database-locks does.)
 //!
 //! So the writes of one holder are all in the database, or will never be, when the next one is granted the lock.
 //!
@@ -144,13 +145,10 @@ mod error;
 mod high_water_mark;
 mod transaction;
 
-use database_locks_core::{Guard, Lease, Result};
+use database_locks_core::{ErrorKind, Guard, Lease, Result};
 
 pub use high_water_mark::HighWaterMark;
 pub use transaction::Transaction;
-
-#[cfg(doc)]
-use database_locks_core::ErrorKind;
 
 /// Fences a transaction: for [`Lease`] and [`Guard`].
 pub trait FenceIn: sealed::Sealed {
@@ -195,12 +193,18 @@ async fn fence<T: Transaction>(lease: &Lease, transaction: &mut T) -> Result<()>
     if fence.dialect() != T::DIALECT {
         return Err(error::of_another_kind(fence.dialect(), T::DIALECT));
     }
-    if transaction.execute(fence.statement()).await? == 1 {
-        return Ok(());
-    }
-    match fence.lookup() {
-        Some(lookup) if !transaction.finds(lookup).await? => Err(error::elsewhere()),
-        _ => Err(error::lost()),
+    let answer = match transaction.execute(fence.statement()).await {
+        Ok(1) => return Ok(()),
+        Ok(_) => match fence.lookup() {
+            Some(lookup) if !transaction.finds(lookup).await? => error::elsewhere(),
+            _ => error::lost(),
+        },
+        Err(error) => error,
+    };
+    match answer.kind() {
+        // A name may have been forgotten, once its lease had ended.
+        ErrorKind::InvalidOption => lease.check().and(Err(answer)),
+        _ => Err(answer),
     }
 }
 

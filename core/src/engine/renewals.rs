@@ -33,6 +33,8 @@ pub(crate) struct Renewals {
     is_in_flight: bool,
     max_batch: usize,
     max_renewals: usize,
+    /// The most that a batch has now: fewer while batches are not answered in time.
+    most: usize,
     /// How many leases live and are renewed that have this TTL.
     ttls: BTreeMap<Duration, usize>,
     /// How many batches in a row have failed.
@@ -63,6 +65,7 @@ impl Renewals {
             is_in_flight: false,
             max_batch: can.max_batch.max(1),
             max_renewals: can.max_renewals,
+            most: can.max_renewals,
             ttls: BTreeMap::new(),
             failures: 0,
             phase,
@@ -134,7 +137,7 @@ impl Renewals {
             return None;
         }
         // The more is due, the more goes together: what is left must not grow for ever.
-        let mut most = (self.due.len() / BACKLOG).min(self.max_renewals).max(self.max_batch);
+        let mut most = (self.due.len() / BACKLOG).min(self.most).max(self.max_batch);
         let mut renewals = Vec::new();
         while renewals.len() < most
             && let Some((deadline, attempt)) = self.due.pop_first()
@@ -179,17 +182,20 @@ impl Renewals {
         let (answers, largest_batch) = match answer {
             Ok(answers) => {
                 self.failures = 0;
+                self.most = self.most.saturating_mul(2).min(self.max_renewals);
                 (answers, u32::MAX)
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                if error.is_retryable() {
+                let largest_batch = if error.is_retryable() {
                     tracing::debug!(leases = count, %error, "a renewal failed, will try again");
+                    // It may have been too large for the time that it had.
+                    self.most = (count / 2).max(self.max_batch);
+                    u32::MAX
                 } else {
                     tracing::warn!(leases = count, %error, "a renewal failed, will try again");
-                }
-                let part = u32::try_from(count / PARTS).unwrap_or(u32::MAX).max(1);
-                let largest_batch = if error.is_retryable() { u32::MAX } else { part };
+                    u32::try_from(count / PARTS).unwrap_or(u32::MAX).max(1)
+                };
                 (vec![Renewed::Skipped; count], largest_batch)
             }
         };
@@ -354,6 +360,25 @@ mod tests {
             renewals.tick(now);
             assert_eq!(renewals.depart(now).unwrap().renewals.len(), batch, "of {count}");
         }
+    }
+
+    #[test]
+    fn batches_that_take_too_long_become_smaller() {
+        let names: Vec<String> = (0..2_000).map(|i| i.to_string()).collect();
+        let leases: Vec<_> = names.iter().map(|name| (&**name, every(8, Ttl::Infinite))).collect();
+        let (mut renewals, mut now) = watched(&leases);
+        let mut counts = Vec::new();
+        for fails in [true, true, true, true, true, false, false, false, false, false] {
+            now += Duration::from_secs(10);
+            renewals.tick(now);
+            let batch = renewals.depart(now).unwrap();
+            let count = batch.renewals.len();
+            let late = Error::new(ErrorKind::Unavailable, "no answer in time");
+            let answer = if fails { Err(late) } else { Ok(vec![Renewed::Alive; count]) };
+            renewals.arrive(&batch, answer, now);
+            counts.push(count);
+        }
+        assert_eq!(counts, [100, 50, 25, 12, 10, 10, 20, 40, 80, 100]);
     }
 
     #[test]

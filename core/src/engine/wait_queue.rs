@@ -179,6 +179,7 @@ impl WaitQueue {
         let soon = pace.next_ask(line.quickest(), line.asks, &Busy::default(), now, 0.5);
         let soon = soon.max(line.turn.ends()).max(line.holds_back.unwrap_or_default());
         let is_held_back = line.holds_back.is_some_and(|until| now < until);
+        let is_ours = line.turn.is_ours(now);
         self.pending.insert(id, pending);
         let goes_along =
             before.is_some_and(|before| self.goes_along(id, behind) && self.is_asking(before));
@@ -191,7 +192,7 @@ impl WaitQueue {
         if goes_along {
             return self.ask(id, now);
         }
-        if is_held_back && self.is_in_a_hurry(id, soon) {
+        if is_held_back && is_ours && self.is_in_a_hurry(id, soon) {
             return self.ask_in_turn(&name, None, now);
         }
         // A line is as quick as the quickest who stands in it.

@@ -163,7 +163,7 @@ impl Lease {
     /// Run it first in a transaction of the database that keeps the locks. **Roll back unless it succeeds**: on Postgres it
     /// returns one row, or fails, with SQLSTATE 55000 for a lease that has ended; on the other databases it changes
     /// exactly one row, and none for a lease that has ended. On these nothing tells that it runs outside of any transaction,
-    /// where it protects nothing.
+    /// where it protects nothing; Postgres tells of most ways to do that, and not of an unprepared statement with parameters.
     ///
     /// It is good for one execution now: on SQLite it has the time of this call in it, and one that is late can make a lease
     /// look alive that has ended, if nobody has been granted its place since.
@@ -181,7 +181,8 @@ impl Lease {
             Some(fence) => Ok(Some(fence.sql(self.id()))),
             None => Err(Error::new(
                 ErrorKind::Unsupported,
-                "this backend has no transactions to fence: let what is written refuse lower tokens, by a                  HighWaterMark for example",
+                "this backend has no transactions to fence: let what is written refuse lower tokens, by a \
+                 `HighWaterMark` for example",
             )
             .with_lock(self.name())),
         }
