@@ -8,6 +8,35 @@ use tokio_postgres::NoTls;
 
 use super::Driver;
 
+/// What a driver does as tokio-postgres does it, whose client it holds.
+macro_rules! as_of_tokio_postgres {
+    () => {
+        async fn run(&mut self, sql: &str) {
+            self.0.batch_execute(sql).await.unwrap();
+        }
+
+        async fn number(&mut self, sql: &str) -> i64 {
+            self.0.query_one(sql, &[]).await.unwrap().get(0)
+        }
+
+        async fn begin(&mut self) -> Self::Tx<'_> {
+            self.0.transaction().await.unwrap()
+        }
+
+        async fn write(tx: &mut Self::Tx<'_>, sql: &str) -> Result<(), String> {
+            tx.batch_execute(sql).await.map_err(|error| error.to_string())
+        }
+
+        async fn commit(tx: Self::Tx<'_>) -> Result<(), String> {
+            tx.commit().await.map_err(|error| error.to_string())
+        }
+
+        async fn rollback(tx: Self::Tx<'_>) {
+            tx.rollback().await.unwrap();
+        }
+    };
+}
+
 pub struct TokioPostgres(pub tokio_postgres::Client);
 
 impl Driver for TokioPostgres {
@@ -19,29 +48,7 @@ impl Driver for TokioPostgres {
         Self(client)
     }
 
-    async fn run(&mut self, sql: &str) {
-        self.0.batch_execute(sql).await.unwrap();
-    }
-
-    async fn number(&mut self, sql: &str) -> i64 {
-        self.0.query_one(sql, &[]).await.unwrap().get(0)
-    }
-
-    async fn begin(&mut self) -> Self::Tx<'_> {
-        self.0.transaction().await.unwrap()
-    }
-
-    async fn write(tx: &mut Self::Tx<'_>, sql: &str) -> Result<(), String> {
-        tx.batch_execute(sql).await.map_err(|error| error.to_string())
-    }
-
-    async fn commit(tx: Self::Tx<'_>) -> Result<(), String> {
-        tx.commit().await.map_err(|error| error.to_string())
-    }
-
-    async fn rollback(tx: Self::Tx<'_>) {
-        tx.rollback().await.unwrap();
-    }
+    as_of_tokio_postgres!();
 }
 
 pub struct Deadpool(deadpool_postgres::Object);
@@ -54,29 +61,7 @@ impl Driver for Deadpool {
         Self(Pool::builder(manager).build().unwrap().get().await.unwrap())
     }
 
-    async fn run(&mut self, sql: &str) {
-        self.0.batch_execute(sql).await.unwrap();
-    }
-
-    async fn number(&mut self, sql: &str) -> i64 {
-        self.0.query_one(sql, &[]).await.unwrap().get(0)
-    }
-
-    async fn begin(&mut self) -> Self::Tx<'_> {
-        self.0.transaction().await.unwrap()
-    }
-
-    async fn write(tx: &mut Self::Tx<'_>, sql: &str) -> Result<(), String> {
-        tx.batch_execute(sql).await.map_err(|error| error.to_string())
-    }
-
-    async fn commit(tx: Self::Tx<'_>) -> Result<(), String> {
-        tx.commit().await.map_err(|error| error.to_string())
-    }
-
-    async fn rollback(tx: Self::Tx<'_>) {
-        tx.rollback().await.unwrap();
-    }
+    as_of_tokio_postgres!();
 }
 
 pub struct MysqlAsync(pub Conn);
